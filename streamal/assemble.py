@@ -1,0 +1,212 @@
+"""From settings to running objects: the only module that knows every concrete class."""
+
+from __future__ import annotations
+
+import time
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from streamal.decoding import AnswerDecoder, InstanceDecoder, InstanceFormat
+from streamal.lane import SamplingPlan
+from streamal.learning import presets
+from streamal.learning.model import Model
+from streamal.messages import Task
+from streamal.sampler import SelectiveSampler
+from streamal.selection import registry
+from streamal.selection.budget import DEFAULT_BURST, BudgetPlan, Limit
+from streamal.service.ledgers import Topics
+from streamal.service.loop import Craft
+from streamal.service.process import Service
+from streamal.service.reporter import Reporter
+from streamal.service.snapshots import Checkpointer, SnapshotStore
+from streamal.service.worker import Worker
+from streamal.settings import Settings
+from streamal.transport.log import Log
+from streamal.web.metrics import Metrics
+from streamal.web.server import Server
+
+OWN_DIRECTORY: Final = ".streamal"
+COMPACTED: Final = ("snapshots", "control")
+
+
+def open_log(settings: Settings) -> Log:
+    """Open the log; the embedded one is created where there is none, with its topics.
+
+    Raises:
+        TransportError: it cannot be reached.
+    """
+    transport = settings.transport
+    if transport.kind == "embedded":
+        from streamal.transport.embedded import EmbeddedLog
+
+        log = EmbeddedLog(
+            Path(transport.path),
+            session_timeout=transport.session_timeout,
+            retention=transport.retention or None,
+        )
+        create_topics(settings, log)
+        return log
+    from streamal.transport.kafka import KafkaLog
+
+    return KafkaLog(
+        transport.bootstrap_servers,
+        delivery=settings.delivery.mode,
+        session_timeout=transport.session_timeout,
+        security=security_options(settings),
+        start_deadline=transport.start_deadline,
+    )
+
+
+def security_options(settings: Settings) -> dict[str, Any]:
+    """Return kafka-python's options for the security section; only those that are set."""
+    security = settings.transport.security
+    found = {
+        "security_protocol": security.protocol,
+        "sasl_mechanism": security.mechanism,
+        "sasl_plain_username": security.username,
+        "sasl_plain_password": security.reveal_password() if security.protocol.startswith("SASL") else "",
+        "ssl_cafile": security.ca_file,
+        "ssl_certfile": security.cert_file,
+        "ssl_keyfile": security.key_file,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def topics_of(settings: Settings) -> Topics:
+    """Return the names of the topics."""
+    return Topics(**settings.topics.model_dump())
+
+
+def create_topics(settings: Settings, log: Log) -> list[str]:
+    """Create the topics that do not exist; `instances` decides on the partitions of all if it is there."""
+    topics = topics_of(settings)
+    log.create_topics({topics.instances: settings.transport.partitions})
+    count = log.partitions(topics.instances)
+    compacted = frozenset(getattr(topics, name) for name in COMPACTED)
+    return list(log.create_topics(topics.partitions(count), compacted=compacted))
+
+
+def build_model(settings: Settings) -> Model:
+    """Build the model that was asked for.
+
+    Raises:
+        ModelError: there is none of that name, or the factory does not give one.
+    """
+    model = settings.model
+    if model.factory:
+        return presets.from_factory(model.factory)
+    return presets.build(model.kind, parameters=model.parameters, scaling=model.scaling, seed=settings.strategy.seed)
+
+
+def plans_of(settings: Settings, task: Task, partitions: int) -> list[SamplingPlan]:
+    """Share the budget out to the partitions.
+
+    Raises:
+        ConfigError: the strategy does not fit the model, or a partition's share of the budget is too small.
+    """
+    budget, strategy = settings.budget, settings.strategy
+    registry.check(strategy.name, strategy.parameters, task)
+    whole = BudgetPlan(
+        rate=budget.rate,
+        loan=budget.cold_start_loan,
+        burst=DEFAULT_BURST,
+        limits=tuple(
+            Limit("count", limit.count, limit.per) if limit.count else Limit("cost", limit.cost or 0.0, limit.per)
+            for limit in budget.limits
+        ),
+        max_pending=budget.max_pending,
+        expiry=budget.expiry or None,
+        refund_expired=budget.refund_expired,
+    )
+    return [
+        SamplingPlan(
+            budget=plan,
+            strategy=strategy.name,
+            parameters=strategy.parameters,
+            window=strategy.window,
+            explore=strategy.explore,
+            seed=strategy.seed,
+            task=task,
+            serve=bool(settings.topics.predictions),
+        )
+        for plan in whole.deal(partitions, burst=budget.burst)
+    ]
+
+
+def instance_decoder(settings: Settings, task: Task) -> InstanceDecoder:
+    """Return what turns records into instances."""
+    return InstanceDecoder(InstanceFormat(**settings.instance.model_dump(), task=task))
+
+
+def check(settings: Settings) -> Model:
+    """Refuse what cannot work before anything is started; returns the model, fresh.
+
+    Raises:
+        ConfigError: settings that do not go together.
+        ModelError: the model cannot be built.
+    """
+    model = build_model(settings)
+    plans_of(settings, model.task, settings.transport.partitions)
+    return model
+
+
+def config_hash(settings: Settings) -> str:
+    """Return what a snapshot depends on besides the log: the model's settings, in short."""
+    text = orjson.dumps([settings.model.model_dump(mode="json"), settings.strategy.seed, settings.topics.outcomes])
+    return sha256(text).hexdigest()[:16]
+
+
+def snapshot_store(settings: Settings) -> SnapshotStore:
+    """Return where snapshots are kept."""
+    chosen, transport = settings.snapshot, settings.transport
+    beside = Path(transport.path).parent if transport.kind == "embedded" else Path()
+    directory = Path(chosen.directory) if chosen.directory else beside / OWN_DIRECTORY
+    key_file = Path(chosen.key_file) if chosen.key_file else None
+    name = f"{settings.pipeline}-{transport.slot}"
+    return SnapshotStore(directory, name, config_hash(settings), key_file)
+
+
+def build_service(settings: Settings, log: Log) -> Service:
+    """Put a worker together: the model from its snapshot, the sampler, the loop's surroundings, the HTTP port.
+
+    Raises:
+        StreamalError: something does not fit; see `check`.
+    """
+    topics = topics_of(settings)
+    task = check(settings).task
+    plans = plans_of(settings, task, log.partitions(topics.instances))
+    store = snapshot_store(settings)
+    fold = store.restore(lambda: build_model(settings))
+    checkpointer = Checkpointer(store, fold, settings.snapshot.every_outcomes, settings.snapshot.every)
+    metrics = Metrics(
+        settings.pipeline,
+        settings.model.classes,
+        config_hash=settings.fingerprint(),
+        instances=topics.instances,
+        answers=topics.answers,
+    )
+    reporter = Reporter(settings.pipeline, plans, metrics, lambda: fold.version, lambda: checkpointer.saved_at)
+    craft = Craft(
+        topics=topics,
+        sampler=SelectiveSampler(plans, fold),
+        instances=instance_decoder(settings, task),
+        answers=AnswerDecoder(task, settings.model.classes, settings.instance.max_bytes),
+        commit_interval=settings.delivery.commit_interval,
+        clock=time.time,
+        observer=reporter,
+        checkpoint=checkpointer,
+    )
+    worker = Worker(
+        log,
+        craft,
+        group=settings.transport.group,
+        slot=f"{settings.transport.group}-{settings.transport.slot}",
+        start_deadline=settings.transport.start_deadline,
+        beat=reporter.beat,
+    )
+    http = settings.http
+    server = Server(reporter.board, metrics, http.host, http.port, http.reveal_token()) if http.port else None
+    return Service(worker, reporter, server)

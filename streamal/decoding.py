@@ -1,0 +1,274 @@
+"""The border: from the bytes that others wrote to instances and answers, letting nothing harmful through.
+
+One NaN makes a linear model predict NaN for ever, and one label of another type breaks a tree; so every record is checked
+in full before anything else sees it. A refused one raises `BadRecord` with a reason, becomes a dead letter, and changes
+nothing: it does not count as seen, and the model never hears of it.
+"""
+
+from __future__ import annotations
+
+import json
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn, get_args
+
+import orjson
+
+from streamal.errors import BadRecord
+from streamal.messages import (
+    MAX_BYTES,
+    MAX_FEATURES,
+    MAX_INTEGER,
+
+    MAX_NAME,
+    MAX_NUMBER,
+    SCHEMA,
+    Answer,
+    AnswerKind,
+    Features,
+    Instance,
+    Received,
+    Task,
+    canonical_label,
+    parse_request_id,
+)
+from streamal.transport.log import Record
+
+NAME: Final = re.compile(rf"[\w .:/-]{{1,{MAX_NAME}}}")
+KNOWN_NAMES: Final = 10_000
+MAX_CLASSES: Final = 1_000
+MAX_ID: Final = 256
+SCALARS: Final = frozenset({float, int, str, bool, type(None)})
+FLOATS: Final = frozenset({float})
+KINDS: Final[tuple[AnswerKind, ...]] = get_args(AnswerKind)
+TYPES: Final[Mapping[str, tuple[type, ...]]] = {"number": (int, float), "string": (str,), "boolean": (bool,)}
+MISSING: Final = object()
+
+
+def received(record: Record) -> Received:
+    """Return a record free of its client's types."""
+    return Received(
+        record.topic, record.partition, record.offset, record.timestamp, record.key, record.value, tuple(record.headers)
+    )
+
+
+def parse(record: Record, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
+    """Return the JSON object of a record's value, after checking its size, schema and form.
+
+    Raises:
+        BadRecord: with the reason.
+    """
+    value = record.value
+    if value is None:
+        raise BadRecord("tombstone", "the record has no value")
+    if len(value) > max_bytes:
+        raise BadRecord("too_large", f"{len(value)} bytes; at most {max_bytes} are read (instance.max_bytes)")
+    for name, content in record.headers:
+        if name == "schema" and content != SCHEMA:
+            raise BadRecord("schema_version", f"the schema header must be {SCHEMA.decode()} or absent")
+    try:
+        found = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        _diagnose(value, error)
+    if type(found) is not dict:
+        raise BadRecord("not_an_object", "the value must be a JSON object")
+    return found
+
+
+def _diagnose(value: bytes, error: orjson.JSONDecodeError) -> NoReturn:
+    """Say why JSON was refused: the strict parser names some causes, the lenient one finds the rest."""
+    if "infinity" in error.msg:
+        raise BadRecord("non_finite", "a number is too large for a double") from None
+    if "depth" in error.msg:
+        raise BadRecord("too_deep", "objects or lists are nested too deeply") from None
+
+    def refuse(constant: str) -> NoReturn:
+        raise BadRecord("non_finite", f"{constant} is not JSON; leave the feature out or send null")
+
+    try:
+        json.loads(value, parse_constant=refuse)
+    except (ValueError, RecursionError):
+        pass
+    raise BadRecord("decode_error", f"the value is not UTF-8 JSON (at byte {error.pos})") from None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFormat:
+    """Where in a JSON object the parts of an instance stand; names may be dotted paths.
+
+    `features = ""` takes the whole object without the other named fields. `types` declares features as `number`,
+    `string` or `boolean`; a declared one of another type is refused. `cost` is a number, or names the feature that holds
+    what the label of this instance costs.
+    """
+
+    id: str = "id"
+    features: str = "features"
+    display: str = "display"
+    label: str = ""
+    types: Mapping[str, str] = field(default_factory=dict)
+    cost: float | str = 1.0
+    max_bytes: int = MAX_BYTES
+    max_features: int = MAX_FEATURES
+    task: Task = "classification"
+
+
+class InstanceDecoder:
+    """Turns records into instances."""
+
+    def __init__(self, form: InstanceFormat) -> None:
+        self._form = form
+        self._paths = {name: path.split(".") for name, path in _named(form).items()}
+        self._taken = frozenset(path[0] for path in self._paths.values())
+        self._declared = {name: TYPES[kind] for name, kind in form.types.items()}
+        self._names: set[str] = set()
+
+    def __call__(self, record: Record) -> Instance:
+        """Decode one record.
+
+        Raises:
+            BadRecord: with the reason.
+        """
+        found = parse(record, self._form.max_bytes)
+        features = self._features(found)
+        self._check(features)
+        label = self._find(found, "label")
+        return Instance(
+            offset=record.offset,
+            timestamp=record.timestamp / 1000.0,
+            id=self._id(found, record),
+            features=features,
+            display=self._find(found, "display", None),
+            label=None if label is MISSING or label is None else canonical_label(label, self._form.task),
+            cost=self._cost(features),
+        )
+
+    def _find(self, found: dict[str, Any], name: str, default: Any = MISSING) -> Any:
+        path = self._paths.get(name)
+        if path is None:
+            return default
+        value: Any = found
+        for step in path:
+            if type(value) is not dict or step not in value:
+                return default
+            value = value[step]
+        return value
+
+    def _features(self, found: dict[str, Any]) -> Features:
+        if not self._form.features:
+            return {name: value for name, value in found.items() if name not in self._taken}
+        features = self._find(found, "features")
+        if type(features) is not dict:
+            raise BadRecord("missing_features", f"the field '{self._form.features}' must be an object of features")
+        return features
+
+    def _id(self, found: dict[str, Any], record: Record) -> str:
+        identity = self._find(found, "id", None)
+        if identity is None:
+            return f"{record.partition}-{record.offset}"
+        if type(identity) not in (str, int) or len(str(identity)) > MAX_ID:
+            raise BadRecord("bad_id", f"'{self._form.id}' must be a string or an integer of at most {MAX_ID} characters")
+        return str(identity)
+
+    def _check(self, features: Features) -> None:
+        if len(features) > self._form.max_features:
+            message = f"{len(features)} features; at most {self._form.max_features} are taken (instance.max_features)"
+            raise BadRecord("too_many_features", message)
+        if not self._names.issuperset(features):
+            self._learn_names(features)
+        values = features.values()
+        kinds = set(map(type, values))
+        if kinds == FLOATS:
+            if max(values) > MAX_NUMBER or min(values) < -MAX_NUMBER:  # type: ignore[type-var, operator]  # all are floats
+                raise BadRecord("out_of_range", f"a feature lies outside +-{MAX_NUMBER:g}")
+        elif not kinds <= SCALARS:
+            raise BadRecord("bad_feature_type", "features must be numbers, strings, booleans or null")
+        else:
+            _check_numbers(values)
+        for name, expected in self._declared.items():
+            value = features.get(name)
+            if value is not None and (type(value) not in expected):
+                raise BadRecord("type_mismatch", f"a feature declared as {self._form.types[name]} has another type")
+
+    def _learn_names(self, features: Features) -> None:
+        for name in features:
+            if not NAME.fullmatch(name):
+                message = f"a feature name must have 1 to {MAX_NAME} letters, digits, spaces or . _ : / -"
+                raise BadRecord("bad_feature_name", message)
+        if len(self._names) < KNOWN_NAMES:
+            self._names.update(features)
+
+    def _cost(self, features: Features) -> float:
+        cost = self._form.cost
+        if isinstance(cost, str):
+            found = features.get(cost)
+            if isinstance(found, bool) or not isinstance(found, int | float) or found < 0:
+                raise BadRecord("bad_cost", f"the feature '{cost}' must hold the label's cost, a number from 0 on")
+            return float(found)
+        return cost
+
+
+def _named(form: InstanceFormat) -> dict[str, str]:
+    paths = {"id": form.id, "features": form.features, "display": form.display, "label": form.label}
+    return {name: path for name, path in paths.items() if path}
+
+
+def _check_numbers(values: Any) -> None:
+    for value in values:
+        if type(value) is int and abs(value) > MAX_INTEGER:
+            raise BadRecord("out_of_range", "an integer beyond 2**53 is not exact; send it as a string or a float")
+        if type(value) is float and not -MAX_NUMBER <= value <= MAX_NUMBER:
+            raise BadRecord("out_of_range", f"a feature lies outside +-{MAX_NUMBER:g}")
+
+
+def _kind(found: object) -> AnswerKind:
+    for kind in KINDS:
+        if found == kind:
+            return kind
+    raise BadRecord("bad_kind", f"kind must be one of {', '.join(KINDS)}")
+
+
+class AnswerDecoder:
+    """Turns records into answers; `classes` lists the classes allowed, empty for any."""
+
+    def __init__(self, task: Task, classes: Sequence[str] = (), max_bytes: int = MAX_BYTES) -> None:
+        self._task = task
+        self._closed = frozenset(classes)
+        self._met: set[str] = set()
+        self._max_bytes = max_bytes
+
+    def __call__(self, record: Record) -> Answer:
+        """Decode one record.
+
+        Raises:
+            BadRecord: with the reason.
+        """
+        found = parse(record, self._max_bytes)
+        request_id = found.get("request_id", MISSING)
+        if request_id is MISSING:
+            raise BadRecord("missing_request_id", "an answer names the request_id of its label request")
+        if type(request_id) is not str:
+            raise BadRecord("bad_request_id", "a request_id is a string, as the label request carries it")
+        parse_request_id(request_id)
+        kind = _kind(found.get("kind", "label"))
+        annotator = found.get("annotator")
+        if annotator is not None and (type(annotator) is not str or len(annotator) > MAX_ID):
+            raise BadRecord("bad_annotator", f"annotator must be a string of at most {MAX_ID} characters")
+        label = self._label(found) if kind == "label" else None
+        return Answer(request_id, kind, label, annotator, received(record))
+
+    def _label(self, found: dict[str, Any]) -> str | float:
+        if found.get("label") is None:
+            raise BadRecord("missing_label", "an answer of kind label carries a label")
+        label = canonical_label(found["label"], self._task)
+        if isinstance(label, str):
+            if self._closed and label not in self._closed:
+                raise BadRecord("unknown_class", "the label is none of model.classes")
+            if label not in self._met:
+                if len(self._met) >= MAX_CLASSES:
+                    raise BadRecord("too_many_classes", f"more than {MAX_CLASSES} classes; list them in model.classes")
+                self._met.add(label)
+        return label
+
+

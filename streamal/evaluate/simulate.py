@@ -1,0 +1,162 @@
+"""Prequential evaluation on a labelled stream: predict, score, decide, maybe ask, learn when the answer comes.
+
+The `SelectiveSampler` is the one that serves; only the log and the annotators are simulated. What was spent stands beside
+what was reached, and the budget is checked at every prefix.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from streamal.annotate.oracle import Oracle
+from streamal.evaluate.prequential import Prequential
+from streamal.evaluate.stream import Row
+from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved
+from streamal.lane import SamplingPlan
+from streamal.learning.fold import Fold
+from streamal.learning.model import Model
+from streamal.messages import Answer, Instance, Label, Moments, Outcome, Received
+from streamal.sampler import Handover, SelectiveSampler
+
+CURVE_POINTS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """How far a run had come: `accuracy` over the rows since the last point, the scores over all rows so far."""
+
+    seen: int
+    asked: int
+    accuracy: float | None
+    scores: dict[str, float | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Simulation:
+    """The result of one run.
+
+    `max_overshoot` is the largest excess of `asked` over its bound at any prefix, in labels; at most 0 when the budget held.
+    """
+
+    instances: int
+    asked: int
+    allowed: float
+    max_overshoot: float
+    spent_ratio: float
+    scores: dict[str, float | None]
+    strategy: str
+    model: str
+    rate: float
+    seed: int
+    delay: int
+    learned: int
+    curve: tuple[CurvePoint, ...]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the figures as one flat JSON object, without the curve."""
+        found = asdict(self)
+        scores: dict[str, Any] = found.pop("scores")
+        del found["curve"]
+        return {**found, **scores}
+
+
+class Simulator:
+    """One run, row by row; `classes` are those a mistaken annotator may name."""
+
+    def __init__(self, plan: SamplingPlan, model: Model, oracle: Oracle, classes: list[str]) -> None:
+        self._plan = plan
+        self._sampler = SelectiveSampler([plan], Fold(model))
+        self.lane = self._sampler.open(0, Handover())
+        self._oracle = oracle
+        self._classes = classes
+        self._due: deque[tuple[float, int, Label | None]] = deque()
+        self._log_end = 0
+        self.scores = Prequential()
+        self.learned = 0
+        self.max_overshoot = -float("inf")
+
+    def step(self, number: int, row: Row) -> bool:
+        """Take one row; returns whether its label was asked for."""
+        instance = Instance(number, float(number), str(number), row.features)
+        asked = False
+        for event in self._sampler.see(0, [instance], float(number)):
+            if isinstance(event, InstancesDecided):
+                self.scores.score(event.predictions[0], row.label)
+            elif isinstance(event, LabelRequested):
+                asked = True
+                self._due.append((number + self._oracle.delay, number, self._oracle.answer(number, row.label, self._classes)))
+        budget = self._plan.budget
+        bound = max(budget.loan, self.lane.allowed + 1.0) if budget.loan else self.lane.allowed
+        self.max_overshoot = max(self.max_overshoot, self.lane.asked - bound)
+        self._log(self._sampler.tick(float(number)))
+        self._answer(number)
+        return asked
+
+    def _answer(self, now: int) -> None:
+        while self._due and self._due[0][0] <= now:
+            _, offset, label = self._due.popleft()
+            if label is not None:
+                received = Received("answers", 0, offset, now, None, None, ())
+                answer = Answer(f"0-{offset}", "label", label, "oracle", received)
+                self._log(self._sampler.answer(0, [answer], float(now)))
+
+    def _log(self, events: Iterable[Event]) -> None:
+        """Fold what would go to `outcomes`, as every worker does when it reads it back."""
+        for event in events:
+            record: Outcome | Moments
+            if isinstance(event, RequestResolved):
+                record = event.outcome
+                self.learned += record.kind == "learned"
+            elif isinstance(event, MomentsTaken):
+                record = event.moments
+            else:
+                continue
+            self._sampler.fold([(self._log_end, record)])
+            self._log_end += 1
+
+
+def simulate(
+    rows: Iterable[Row],
+    total: int,
+    plan: SamplingPlan,
+    model: Model,
+    oracle: Oracle,
+    *,
+    model_name: str,
+    classes: list[str],
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Simulation:
+    """Run a stream of `total` rows through a sampler; `progress` is called with the number of rows done now and then."""
+    simulator = Simulator(plan, model, oracle, classes)
+    curve: list[CurvePoint] = []
+    every = max(1, total // CURVE_POINTS)
+    number = last = 0
+    right = 0.0
+    for number, row in enumerate(rows):
+        simulator.step(number, row)
+        if (number + 1) % every == 0:
+            accuracy = simulator.scores.accuracy
+            hits = accuracy * (number + 1)
+            recent = (hits - right) / (number + 1 - last) if isinstance(row.label, str) else None
+            curve.append(CurvePoint(number + 1, simulator.lane.asked, recent, simulator.scores.summary()))
+            last, right = number + 1, hits
+            progress(number + 1)
+    lane = simulator.lane
+    return Simulation(
+        instances=lane.seen,
+        asked=lane.asked,
+        allowed=lane.allowed,
+        max_overshoot=simulator.max_overshoot,
+        spent_ratio=lane.asked / lane.allowed if lane.allowed else 0.0,
+        scores=simulator.scores.summary(),
+        strategy=plan.strategy,
+        model=model_name,
+        rate=plan.budget.rate,
+        seed=plan.seed,
+        delay=int(oracle.delay),
+        learned=simulator.learned,
+        curve=tuple(curve),
+    )

@@ -1,0 +1,111 @@
+"""What happened, in the past tense: all that the sampler and the fold tell the world, as plain facts.
+
+Outputs, metrics and log lines are derived from these by observers; the core calls none of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from streamal.messages import DeadLetter, LabelRequest, Moments, Outcome, Prediction
+
+
+@dataclass(frozen=True, slots=True)
+class InstancesDecided:
+    """A run of instances of one partition was decided on.
+
+    `declined` counts why the others were not asked about: `low_utility`, or a permit that was refused (`rate`,
+    `queue_full`, `limit_count`, `limit_cost`). `predictions` are the served model's, one per instance; `utilities` likewise.
+    """
+
+    partition: int
+    count: int
+    asked: int
+    declined: Mapping[str, int]
+    offsets: Sequence[int]
+    predictions: Sequence[Prediction]
+    utilities: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRequested:
+    """An instance's label was asked for."""
+
+    request: LabelRequest
+
+
+@dataclass(frozen=True, slots=True)
+class RequestResolved:
+    """A label request ended, by an answer or by expiry; the outcome goes to the log and is learned when read back.
+
+    `latency` is in seconds from the request to its end.
+    """
+
+    outcome: Outcome
+    latency: float
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSkipped:
+    """An annotator passed a request on; it stays pending."""
+
+    partition: int
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordRefused:
+    """An instance or an answer was refused."""
+
+    letter: DeadLetter
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerForwarded:
+    """An answer came on another partition than its request; it is passed on unchanged."""
+
+    source: int
+    partition: int
+    key: bytes | None
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MomentsTaken:
+    """The moments of the instances since the last ones are ready for the log."""
+
+    moments: Moments
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleLearned:
+    """The model scored, then learned a labelled example.
+
+    `prediction` is what it said before learning; `hit` whether its best class was right (for regression: None).
+    """
+
+    outcome: Outcome
+    prediction: Prediction
+    hit: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleSkipped:
+    """Learning an example failed; the model was restored and goes on without it."""
+
+    outcome: Outcome
+    error: str
+
+
+Event = (
+    InstancesDecided
+    | LabelRequested
+    | RequestResolved
+    | RequestSkipped
+    | RecordRefused
+    | AnswerForwarded
+    | MomentsTaken
+    | ExampleLearned
+    | ExampleSkipped
+)

@@ -1,0 +1,325 @@
+"""One partition's decisions: utility, strategy, budget and coin in a fixed order, and the requests that came of them.
+
+For each instance: count it and let allowance accrue; let exploration say whether this is the drawn position of its block;
+let the strategy propose a propensity from the model that has learnt the pending instances; toss the coin. Exploration goes
+first, then the cold start's loan, then the strategy's wish; the budget has the last word on each. Nothing here depends on
+how a stretch of instances was cut into batches, so a replay need not know the cuts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from streamal.events import Event, InstancesDecided, LabelRequested, RequestResolved
+from streamal.learning.fold import Fold
+from streamal.learning.lookahead import Lookahead
+from streamal.learning.moments import MomentAccumulator
+from streamal.messages import (
+    Answer,
+    Instance,
+    Label,
+    LabelRequest,
+    Moments,
+    Outcome,
+    OutcomeKind,
+    Prediction,
+    Reason,
+    Task,
+)
+from streamal.pending import PendingRequests
+from streamal.selection.budget import Budget, BudgetPlan
+from streamal.selection.coin import Coin
+from streamal.selection.exploration import Exploration
+from streamal.selection.registry import build
+from streamal.selection.strategy import QueryStrategy, Standing, StrategySpec
+
+MOMENTS_EVERY: Final = 1_000
+MOMENTS_SPACING: Final = 1.0
+"""Seconds between two records of moments of a partition, at least."""
+OUTLOOK: Final = 0.5
+"""How far ahead to predict with the copy, in expected requests: each request changes the copy."""
+REPLAY: Final = "replay"
+"""The annotator's name where an instance brought its own label."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingPlan:
+    """How one partition is sampled.
+
+    `serve` asks for the served model's prediction of every instance; otherwise only requests carry one.
+    """
+
+    budget: BudgetPlan
+    strategy: str = "class_conditional"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    window: int = 256
+    explore: float = 0.05
+    seed: int = 0
+    task: Task = "classification"
+    serve: bool = False
+
+    def build_strategy(self, fold: Fold) -> QueryStrategy:
+        """Build the strategy of one partition."""
+        spec = StrategySpec(self.budget.rate, self.window, self.parameters, lambda: fold.model)
+        return build(self.strategy, spec, self.task)
+
+
+class Lane:
+    """Everything of one partition that changes as it is decided on."""
+
+    def __init__(self, plan: SamplingPlan, partition: int, fold: Fold) -> None:
+        self._plan = plan
+        self._partition = partition
+        self._fold = fold
+        self._strategy = plan.build_strategy(fold)
+        self._coin = Coin(plan.seed, partition)
+        self._budget = Budget(plan.budget)
+        self._exploration = Exploration(
+            plan.budget.rate, plan.explore, self._coin, begin=self._budget.first_exploration
+        )
+        self._standing = Standing(rate=plan.budget.rate, cap=self._budget.cap)
+        self._lookahead = Lookahead()
+        self._moments = MomentAccumulator()
+        self._moments_at = -math.inf
+        self.pending = PendingRequests()
+        self.warmed_from: int | None = None
+
+    @property
+    def seen(self) -> int:
+        """Instances decided on so far."""
+        return self._budget.seen
+
+    @property
+    def asked(self) -> int:
+        """Label requests made so far."""
+        return self._budget.asked
+
+    @property
+    def allowed(self) -> float:
+        """What the rate allows by now, in labels."""
+        return self._budget.allowed
+
+    def ledger(self) -> dict[str, Any]:
+        """Return the exact state as a small JSON object."""
+        return {
+            "budget": self._budget.state(),
+            "exploration": self._exploration.state(),
+            "strategy": self._strategy.state(),
+        }
+
+    def take_over(
+        self,
+        ledger: Mapping[str, Any] | None,
+        requests: Sequence[LabelRequest],
+        outcomes: Sequence[Outcome],
+        recent: Sequence[Instance],
+    ) -> None:
+        """Go on where the former owner of the partition stopped; called once, before anything else."""
+        if ledger is not None:
+            self._budget.restore(ledger["budget"])
+            self._exploration.restore(ledger["exploration"])
+            self._strategy.restore(ledger["strategy"])
+        for request in requests:
+            self.pending.add(request)
+        for outcome in outcomes:
+            self.pending.remove(outcome.offset, outcome.kind, outcome.label)
+        self._warm(recent)
+
+    def _warm(self, recent: Sequence[Instance]) -> None:
+        if not recent or not self._strategy.warmup:
+            return
+        self.warmed_from = recent[0].offset
+        predictions = self._fold.model.predict([instance.features for instance in recent])
+        for instance, prediction in zip(recent, predictions, strict=True):
+            proposal = self._strategy.propose(instance.features, prediction, self._standing)
+            self._strategy.update(instance.features, prediction, proposal, asked=False)
+
+    def decide(self, instances: Sequence[Instance], now: float) -> list[Event]:
+        """Decide on instances in offset order; the last event counts them."""
+        events: list[Event] = []
+        declined: Counter[str] = Counter()
+        asked_before = self._budget.asked
+        utilities: list[float] = []
+        batch = [instance.features for instance in instances]
+        if self._fold.model.scales:
+            self._moments.add(batch)
+        served = self._fold.model.predict(batch) if self._plan.serve else None
+        done = 0
+        while done < len(instances):
+            outlook = self._outlook(batch, served, done)
+            for prediction in outlook:
+                instance = instances[done]
+                asked = self._consider(instance, prediction, declined, utilities)
+                done += 1
+                if asked is not None:
+                    events += self._request(instance, served[done - 1] if served else None, asked, now)
+                    break
+        events.append(
+            InstancesDecided(
+                partition=self._partition,
+                count=len(instances),
+                asked=self._budget.asked - asked_before,
+                declined=declined,
+                offsets=[instance.offset for instance in instances],
+                predictions=served or (),
+                utilities=utilities,
+            )
+        )
+        return events
+
+    def _outlook(
+        self, batch: Sequence[Mapping[str, Any]], served: list[Prediction] | None, done: int
+    ) -> list[Prediction]:
+        """Predict the next instances with the model that utilities come from."""
+        waiting = len(self.pending)
+        pending = ((request.features, request.prediction) for request in self.pending)
+        model = self._lookahead.model(self._fold.model, pending, waiting)
+        if model is self._fold.model:
+            return served[done:] if served is not None else model.predict(batch[done:])
+        ahead = max(1, int(OUTLOOK / self._plan.budget.rate))
+        return model.predict(batch[done : done + ahead])
+
+    def _consider(
+        self, instance: Instance, prediction: Prediction, declined: Counter[str], utilities: list[float]
+    ) -> tuple[float, float, Reason, bool] | None:
+        """Decide on one instance: utility, propensity, reason and whether the strategy would have asked; None declines."""
+        budget, exploration, standing = self._budget, self._exploration, self._standing
+        pending = len(self.pending)
+        seen = budget.seen + 1
+        unanswered = pending / (budget.asked + 1) if budget.tokens >= 0.0 else 0.0
+        drawn = exploration.step(seen, unanswered)
+        budget.accrue(exploration.floor, instance.timestamp)
+        standing.seen = seen
+        standing.asked = budget.asked
+        standing.pending = pending
+        standing.epsilon = exploration.epsilon
+        standing.level = budget.tokens + exploration.owed
+        proposal = self._strategy.propose(instance.features, prediction, standing)
+        propensity, utility = proposal
+        if not math.isfinite(utility):
+            utility = math.inf
+        utilities.append(utility)
+        would_select = self._coin.toss(instance.offset) < propensity
+        reason: Reason | None = None
+        if drawn:
+            reason, propensity = "exploration", exploration.floor
+        elif budget.may_borrow(exploration.to_come(budget.loan_end)):
+            reason, propensity = "cold_start", 1.0
+        elif would_select:
+            reason = "uncertainty"
+        if reason is None:
+            declined["low_utility"] += 1
+            asked = False
+        else:
+            refusal = budget.refusal(instance.cost, pending, free=reason != "uncertainty")
+            asked = refusal is None
+            if refusal is not None:
+                declined[refusal] += 1
+        self._strategy.update(instance.features, prediction, proposal, asked=asked)
+        if reason is None or not asked:
+            return None
+        budget.spend(instance.cost, explored=drawn)
+        exploration.done |= drawn
+        return utility, propensity, reason, would_select and budget.tokens >= 1.0
+
+    def _request(
+        self, instance: Instance, served: Prediction | None, asked: tuple[float, float, Reason, bool], now: float
+    ) -> list[Event]:
+        """Make the label request; where the instance brought its own label, the outcome follows at once."""
+        utility, propensity, reason, would_select = asked
+        if served is None:
+            served = self._fold.model.predict([instance.features])[0]
+        plan = self._plan.budget
+        request = LabelRequest(
+            partition=self._partition,
+            offset=instance.offset,
+            instance_id=instance.id,
+            features=instance.features,
+            display=instance.display,
+            prediction=served,
+            utility=utility,
+            propensity=propensity,
+            reason=reason,
+            would_select=would_select or reason == "uncertainty",
+            strategy=self._plan.strategy,
+            model_version=self._fold.version,
+            requested_at=round(now, 3),
+            expires_at=None if plan.expiry is None else round(now + plan.expiry, 3),
+            budget={"seen": self.seen, "asked": self.asked, "allowed": round(self.allowed, 9)},
+        )
+        self.pending.add(request)
+        self._lookahead.asked(instance.features, served)
+        events: list[Event] = [LabelRequested(request)]
+        if instance.label is not None:
+            events.append(self._end(request, "learned", instance.label, REPLAY, now))
+        return events
+
+    def resolve(self, offset: int, answer: Answer, now: float) -> RequestResolved:
+        """End a waiting request by an answer."""
+        request = self.pending.get(offset)
+        if request is None:
+            message = f"request {answer.request_id} does not wait for an answer"
+            raise LookupError(message)
+        kinds: dict[str, OutcomeKind] = {"label": "learned", "unsure": "abstained", "invalid": "invalid"}
+        return self._end(request, kinds[answer.kind], answer.label, answer.annotator, now)
+
+    def why_unmatched(self, partition: int, offset: int, answer: Answer) -> tuple[str, str]:
+        """Return reason and message for an answer to a request that does not wait."""
+        gone = self.pending.gone(offset) if partition == self._partition else None
+        if gone is None:
+            return "unknown", "no such request waits: it was never made, or it ended too long ago to be remembered"
+        kind, label = gone
+        if kind == "expired":
+            return "expired", "the request's time was up before this answer came"
+        if answer.kind == "label" and (kind != "learned" or label != answer.label):
+            return "conflict", "the request was answered differently before; the first answer counts"
+        return "duplicate", "the request was answered before"
+
+    def expire(self, now: float) -> list[RequestResolved]:
+        """End the requests whose time is up."""
+        events = []
+        for request in self.pending.expired(now):
+            self._budget.refund()
+            events.append(self._end(request, "expired", None, None, now))
+        return events
+
+    def _end(
+        self, request: LabelRequest, kind: OutcomeKind, label: Label | None, annotator: str | None, now: float
+    ) -> RequestResolved:
+        self.pending.remove(request.offset, kind, label)
+        outcome = Outcome(
+            kind=kind,
+            partition=request.partition,
+            offset=request.offset,
+            instance_id=request.instance_id,
+            features=request.features,
+            label=label,
+            weight=1.0,
+            prediction=request.prediction,
+            utility=request.utility,
+            propensity=request.propensity,
+            reason=request.reason,
+            would_select=request.would_select,
+            strategy=request.strategy,
+            model_version=request.model_version,
+            requested_at=request.requested_at,
+            resolved_at=round(now, 3),
+            annotator=annotator,
+        )
+        return RequestResolved(outcome, max(0.0, now - request.requested_at))
+
+    def moments_due(self, now: float) -> Moments | None:
+        """Return the moments of the instances since the last ones: at each doubling at first, then per 1,000 instances."""
+        count = self._moments.count
+        if not count or count < min(MOMENTS_EVERY, self.seen / 2) or now - self._moments_at < MOMENTS_SPACING:
+            return None
+        self._moments_at = now
+        return Moments(self._partition, count, self._moments.take())
+
+    def model_changed(self, records: int) -> None:
+        """Take note that so many outcomes were folded."""
+        self._lookahead.changed(records)

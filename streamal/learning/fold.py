@@ -1,0 +1,69 @@
+"""The model as a fold over `outcomes`: one record at a time, in the order of the log, scored before it is learned.
+
+Whoever folds the same records has the same model, bit for bit; that is what lets every worker learn from all answers
+without talking to the others, and what a replay is checked against. A record that the model cannot learn is left out:
+the model may be half changed by then, so it goes back to the last checkpoint, learns the records since once more,
+and goes on. Every worker does so at the same record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from streamal.events import ExampleLearned, ExampleSkipped
+from streamal.learning.model import Model
+from streamal.messages import VALUE, Moments, Outcome, best_label
+
+CHECKPOINT_EVERY: Final = 1_000
+
+
+class Fold:
+    """The served model and its version: the offset after the last folded record of `outcomes`."""
+
+    def __init__(self, model: Model, version: int = 0) -> None:
+        self.model = model
+        self.version = version
+        self._checkpoint = model.copy()
+        self._tail: list[Outcome | Moments] = []
+
+    def fold(self, records: Iterable[tuple[int, Outcome | Moments]]) -> list[ExampleLearned | ExampleSkipped]:
+        """Fold records with their offsets; returns what was learned or left out."""
+        events: list[ExampleLearned | ExampleSkipped] = []
+        for offset, record in records:
+            if isinstance(record, Moments) or record.kind == "learned":
+                self._remember()
+                event = self._take(record)
+                if event is not None:
+                    events.append(event)
+            self.version = offset + 1
+        return events
+
+    def _remember(self) -> None:
+        if len(self._tail) >= CHECKPOINT_EVERY:
+            self._checkpoint = self.model.copy()
+            self._tail.clear()
+
+    def _take(self, record: Outcome | Moments) -> ExampleLearned | ExampleSkipped | None:
+        """Apply one record, or undo all trace of it."""
+        try:
+            event = self._apply(record)
+        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            self.model = self._checkpoint.copy()
+            for earlier in self._tail:
+                self._apply(earlier)
+            return None if isinstance(record, Moments) else ExampleSkipped(record, type(error).__name__)
+        self._tail.append(record)
+        return event
+
+    def _apply(self, record: Outcome | Moments) -> ExampleLearned | None:
+        if isinstance(record, Moments):
+            self.model.merge(record.moments)
+            return None
+        if record.label is None:
+            message = "a learned outcome has a label; this one has none"
+            raise ValueError(message)
+        prediction = self.model.predict([record.features])[0]
+        self.model.learn(record.features, record.label, record.weight)
+        hit = None if VALUE in prediction and len(prediction) == 1 else best_label(prediction) == record.label
+        return ExampleLearned(record, prediction, hit)

@@ -1,0 +1,48 @@
+"""A model in three verbs: predict a batch, learn one example, merge the moments of all rows.
+
+Everything the rest of streamal knows about River stands behind `Model`. A prediction changes nothing, so a batch
+between two learned examples is predicted at once; `learn` and `merge` are the only mutations, and both are
+deterministic, which is what makes the model a fold over the `outcomes` topic.
+
+Classes are strings here, whatever the annotator sent (`streamal.messages.canonical_label`), so a stray `1` among `"1"`
+can never poison a tree. Before the first example a classifier predicts `{}`; a class it has not met is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, Protocol
+
+from streamal.messages import Features, Moment, Prediction
+
+
+class Model(Protocol):
+    """What the fold, the sampler and the strategies need of a model."""
+
+    @property
+    def task(self) -> Literal["classification", "regression"]:
+        """Decides how labels are validated and which strategies apply."""
+
+    @property
+    def lookahead(self) -> bool:
+        """Whether copying the model is cheap enough to keep a copy that has learnt the pending instances (about 1 ms)."""
+
+    @property
+    def scales(self) -> bool:
+        """Whether `merge` has an effect; where it has none, nobody gathers moments."""
+
+    def predict(self, batch: Sequence[Features]) -> list[Prediction]:
+        """Predict each instance; changes nothing, not even on feature names never seen. Never raises for valid features."""
+
+    def learn(self, features: Features, label: str | float, weight: float = 1.0) -> None:
+        """Learn one labelled example.
+
+        Called once per example in the order of the log. If it raises, the model may be half changed and is not to be
+        used again: `streamal.learning.fold` goes back to its last checkpoint and leaves the example out.
+        """
+
+    def merge(self, moments: Mapping[str, Moment]) -> None:
+        """Merge the moments of instances that may not be labelled, for models that scale; others ignore it."""
+
+    def copy(self) -> Model:
+        """Return an independent copy that predicts the same."""

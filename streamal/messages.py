@@ -1,0 +1,391 @@
+"""What crosses a topic, and its form on the wire.
+
+Values are UTF-8 JSON; a `schema` header names the version (`streamal/1`), and is taken for 1 when it is absent. Labels
+become strings at this border (`canonical_label`), so that `1` and `"1"` are one class. What others write, instances and
+answers, is validated in `streamal.decoding` before anything else sees it.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any, Final, Literal, NamedTuple
+
+import orjson
+
+from streamal.errors import BadRecord
+
+SCHEMA: Final = b"streamal/1"
+SCHEMA_HEADERS: Final = (("schema", SCHEMA),)
+
+MAX_BYTES: Final = 262_144
+"""A record larger than this is refused unread; parsing 10 MB takes the loop 0.4 s."""
+MAX_FEATURES: Final = 1_000
+MAX_NAME: Final = 128
+MAX_LABEL: Final = 256
+MAX_NUMBER: Final = 1e100
+"""Squares of larger numbers overflow and would wreck the scaler's variance for ever."""
+MAX_INTEGER: Final = 2**53
+"""Larger integers are not exact as floats."""
+LETTER_BYTES: Final = 4_096
+"""What a dead letter keeps of a value that was too large; a full copy could itself be refused by the log."""
+
+Value = float | int | str | bool | None
+Features = Mapping[str, Value]
+Prediction = Mapping[str, float]
+"""P(class) of each known class, `{}` when there is none; for regression the one key `value`."""
+Label = str | float
+"""A class as a string, or a number for regression."""
+Task = Literal["classification", "regression"]
+
+Reason = Literal["uncertainty", "exploration", "cold_start", "coverage", "drift", "rare_class"]
+AnswerKind = Literal["label", "skip", "unsure", "invalid"]
+OutcomeKind = Literal["learned", "abstained", "invalid", "expired"]
+
+
+VALUE: Final = "value"
+REQUEST_ID: Final = re.compile(r"(\d{1,9})-(\d{1,18})")
+
+
+class Moment(NamedTuple):
+    """Count, mean and sum of squared deviations of one numeric feature over some instances."""
+
+    count: int
+    mean: float
+    deviation: float
+
+
+class Instance(NamedTuple):
+    """What arrives: `offset` is its identity within the partition, `timestamp` the log's, in seconds since 1970."""
+
+    offset: int
+    timestamp: float
+    id: str
+    features: Features
+    display: Any = None
+    label: str | float | None = None
+    cost: float = 1.0
+
+
+class Received(NamedTuple):
+    """A record as it came, free of any client's types; `timestamp` in milliseconds since 1970."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+class Answer(NamedTuple):
+    """What an annotator said to a label request; `received` is the record as it came, to be forwarded or refused."""
+
+    request_id: str
+    kind: AnswerKind
+    label: Label | None
+    annotator: str | None
+    received: Received
+
+
+@dataclass(frozen=True, slots=True)
+class LabelRequest:
+    """The question put to the annotators, with all that decided it.
+
+    `propensity` is the probability of having been asked, as executed; `would_select` says, for a request of the
+    exploration arm, whether the strategy would have asked anyhow. `budget` holds `seen`, `asked` (this request included)
+    and `allowed` of the partition. Times are in seconds since 1970.
+    """
+
+    partition: int
+    offset: int
+    instance_id: str
+    features: Features
+    display: Any
+    prediction: Prediction
+    utility: float
+    propensity: float
+    reason: Reason
+    would_select: bool
+    strategy: str
+    model_version: int
+    requested_at: float
+    expires_at: float | None
+    budget: Mapping[str, float]
+
+    @property
+    def request_id(self) -> str:
+        """`<partition>-<instance offset>`: deterministic, so a repeated delivery can be told from a new request."""
+        return f"{self.partition}-{self.offset}"
+
+    def encode(self) -> bytes:
+        """Return the value of the record on `label-requests`."""
+        return orjson.dumps(
+            {
+                "request_id": self.request_id,
+                "instance_id": self.instance_id,
+                "features": self.features,
+                "display": self.display,
+                "prediction": describe(self.prediction),
+                "utility": self.utility,
+                "propensity": self.propensity,
+                "reason": self.reason,
+                "would_select": self.would_select,
+                "strategy": self.strategy,
+                "model_version": self.model_version,
+                "partition": self.partition,
+                "offset": self.offset,
+                "requested_at": to_iso(self.requested_at),
+                "expires_at": None if self.expires_at is None else to_iso(self.expires_at),
+                "budget": self.budget,
+            }
+        )
+
+    @classmethod
+    def decode(cls, value: bytes) -> LabelRequest:
+        """Read back what `encode` wrote."""
+        found = orjson.loads(value)
+        prediction = found["prediction"]
+        return cls(
+            partition=found["partition"],
+            offset=found["offset"],
+            instance_id=found["instance_id"],
+            features=found["features"],
+            display=found["display"],
+            prediction=prediction.get("probabilities", prediction),
+            utility=math.inf if found["utility"] is None else found["utility"],
+            propensity=found["propensity"],
+            reason=found["reason"],
+            would_select=found["would_select"],
+            strategy=found["strategy"],
+            model_version=found["model_version"],
+            requested_at=from_iso(found["requested_at"]),
+            expires_at=None if found["expires_at"] is None else from_iso(found["expires_at"]),
+            budget=found["budget"],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a label request; with `kind="learned"` it is a labelled example, and the model learns it.
+
+    `prediction`, `model_version`, `utility` and `propensity` are those of the moment of asking.
+    """
+
+    kind: OutcomeKind
+    partition: int
+    offset: int
+    instance_id: str
+    features: Features
+    label: Label | None
+    weight: float
+    prediction: Prediction
+    utility: float
+    propensity: float
+    reason: Reason
+    would_select: bool
+    strategy: str
+    model_version: int
+    requested_at: float
+    resolved_at: float
+    annotator: str | None
+
+    @property
+    def request_id(self) -> str:
+        """`<partition>-<instance offset>`."""
+        return f"{self.partition}-{self.offset}"
+
+    def encode(self) -> bytes:
+        """Return the value of the record on `outcomes`."""
+        return orjson.dumps(
+            {
+                "kind": self.kind,
+                "request_id": self.request_id,
+                "instance_id": self.instance_id,
+                "partition": self.partition,
+                "offset": self.offset,
+                "features": self.features,
+                "label": self.label,
+                "weight": self.weight,
+                "prediction": describe(self.prediction),
+                "utility": self.utility,
+                "propensity": self.propensity,
+                "reason": self.reason,
+                "would_select": self.would_select,
+                "strategy": self.strategy,
+                "model_version": self.model_version,
+                "requested_at": to_iso(self.requested_at),
+                "resolved_at": to_iso(self.resolved_at),
+                "annotator": self.annotator,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """The mergeable moments of the numeric features of `count` instances of a partition, labelled or not."""
+
+    partition: int
+    count: int
+    moments: Mapping[str, Moment]
+
+    def encode(self) -> bytes:
+        """Return the value of the record on `outcomes`."""
+        moments = {name: list(moment) for name, moment in self.moments.items()}
+        return orjson.dumps({"kind": "moments", "partition": self.partition, "count": self.count, "moments": moments})
+
+
+def decode_outcome(value: bytes) -> Outcome | Moments:
+    """Read back a record of `outcomes`; floats come back bit for bit.
+
+    >>> decode_outcome(Moments(0, 2, {"x": Moment(2, 0.1, 0.02)}).encode()).moments["x"].mean
+    0.1
+    """
+    found = orjson.loads(value)
+    if found["kind"] == "moments":
+        moments = {name: Moment(*moment) for name, moment in found["moments"].items()}
+        return Moments(found["partition"], found["count"], moments)
+    prediction = found["prediction"]
+    return Outcome(
+        kind=found["kind"],
+        partition=found["partition"],
+        offset=found["offset"],
+        instance_id=found["instance_id"],
+        features=found["features"],
+        label=found["label"],
+        weight=found["weight"],
+        prediction=prediction.get("probabilities", prediction),
+        utility=math.inf if found["utility"] is None else found["utility"],
+        propensity=found["propensity"],
+        reason=found["reason"],
+        would_select=found["would_select"],
+        strategy=found["strategy"],
+        model_version=found["model_version"],
+        requested_at=from_iso(found["requested_at"]),
+        resolved_at=from_iso(found["resolved_at"]),
+        annotator=found["annotator"],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A refused record as it came, with why and where it lay; features and labels are never quoted in `message`."""
+
+    received: Received
+    reason: str
+    message: str
+
+    def encode(self) -> tuple[bytes | None, list[tuple[str, bytes]]]:
+        """Return value and headers of the record on `dead-letters`; a value that was too large is cut, with its hash.
+
+        Original headers are kept; a null header becomes empty, since not every client can write one.
+        """
+        value = self.received.value
+        headers = [(name, content or b"") for name, content in self.received.headers]
+        context: dict[str, object] = {
+            "reason": self.reason,
+            "exception": BadRecord.__name__,
+            "message": self.message,
+            "topic": self.received.topic,
+            "partition": self.received.partition,
+            "offset": self.received.offset,
+            "timestamp": self.received.timestamp,
+        }
+        if value is not None and len(value) > MAX_BYTES:
+            context["bytes"] = len(value)
+            context["sha256"] = sha256(value).hexdigest()
+            value = value[:LETTER_BYTES]
+        headers += [(f"__streamal.errors.{name}", str(content).encode()) for name, content in context.items()]
+        return value, headers
+
+
+def describe(prediction: Prediction) -> Mapping[str, Any]:
+    """Return the form of a prediction on the wire.
+
+    >>> describe({"ok": 0.25, "fraud": 0.75})
+    {'label': 'fraud', 'probabilities': {'ok': 0.25, 'fraud': 0.75}}
+    >>> describe({})
+    {'label': None, 'probabilities': {}}
+    >>> describe({VALUE: 1.5})
+    {'value': 1.5}
+    """
+    if VALUE in prediction and len(prediction) == 1:
+        return prediction
+    return {"label": best_label(prediction), "probabilities": prediction}
+
+
+def best_label(prediction: Prediction) -> str | None:
+    """Return the most probable class, the first one on a tie, or None before anything was learned.
+
+    >>> best_label({"a": 0.5, "b": 0.5})
+    'a'
+    """
+    return max(prediction, key=prediction.__getitem__) if prediction else None
+
+
+def to_iso(seconds: float) -> str:
+    """Return a time as ISO 8601 in UTC, to the millisecond.
+
+    >>> to_iso(0.25)
+    '1970-01-01T00:00:00.250Z'
+    """
+    return datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def from_iso(text: str) -> float:
+    """Return the seconds since 1970 of `to_iso`.
+
+    >>> from_iso("1970-01-01T00:00:00.250Z")
+    0.25
+    """
+    return round(datetime.fromisoformat(text).timestamp(), 3)
+
+
+def parse_request_id(text: str) -> tuple[int, int]:
+    """Return partition and instance offset of a request id.
+
+    >>> parse_request_id("3-41")
+    (3, 41)
+    >>> parse_request_id("no")
+    Traceback (most recent call last):
+    ...
+    streamal.errors.BadRecord: a request_id has the form <partition>-<offset>, as the label request carries it
+    """
+    if not (found := REQUEST_ID.fullmatch(text)):
+        raise BadRecord("bad_request_id", "a request_id has the form <partition>-<offset>, as the label request carries it")
+    return int(found[1]), int(found[2])
+
+
+def canonical_label(label: object, task: Task) -> Label:
+    """Return a label as the model takes it: a class as a string, a regression target as a float.
+
+    >>> canonical_label(True, "classification"), canonical_label(1, "classification"), canonical_label(2.0, "classification")
+    ('true', '1', '2')
+    >>> canonical_label(3, "regression")
+    3.0
+
+    Raises:
+        BadRecord: it is no scalar, empty or too long; for regression, no finite number.
+    """
+    if task == "regression":
+        if isinstance(label, bool) or not isinstance(label, int | float):
+            raise BadRecord("label_not_number", "a regression label must be a JSON number")
+        if abs(label) > MAX_NUMBER:
+            raise BadRecord("out_of_range", f"a label must lie within {MAX_NUMBER:g}")
+        return float(label)
+    if isinstance(label, bool):
+        return "true" if label else "false"
+    if isinstance(label, float) and label.is_integer() and abs(label) <= MAX_INTEGER:
+        label = int(label)
+    if isinstance(label, int | float):
+        return str(label)
+    if not isinstance(label, str):
+        raise BadRecord("bad_label", "a class label must be a string, a number or a boolean")
+    if not label.strip() or len(label) > MAX_LABEL:
+        raise BadRecord("bad_label", f"a class label must have 1 to {MAX_LABEL} characters")
+    return label

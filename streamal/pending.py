@@ -1,0 +1,68 @@
+"""Label requests that wait for their answer, with the features they were asked about.
+
+Verification latency is normal: answers come hours later, out of order, or never. A request leaves by its first valid
+answer or by expiry. The last `REMEMBERED` that left are kept by number and label only, so that a late or second answer can
+be told from one to a request that never was.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Final
+
+from streamal.messages import Label, LabelRequest, OutcomeKind
+
+REMEMBERED: Final = 4_096
+
+
+class PendingRequests:
+    """The requests of one partition, oldest first, by instance offset."""
+
+    __slots__ = ("_gone", "_waiting")
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, LabelRequest] = {}
+        self._gone: OrderedDict[int, tuple[OutcomeKind, Label | None]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[LabelRequest]:
+        return iter(self._waiting.values())
+
+    def get(self, offset: int) -> LabelRequest | None:
+        """Return the waiting request about the instance at an offset."""
+        return self._waiting.get(offset)
+
+    def gone(self, offset: int) -> tuple[OutcomeKind, Label | None] | None:
+        """Return how a request that left not long ago ended, and the label it got."""
+        return self._gone.get(offset)
+
+    @property
+    def oldest(self) -> LabelRequest | None:
+        """The request that waits longest."""
+        return next(iter(self._waiting.values()), None)
+
+    def add(self, request: LabelRequest) -> None:
+        """Let a request wait."""
+        self._waiting[request.offset] = request
+
+    def remove(self, offset: int, kind: OutcomeKind, label: Label | None) -> None:
+        """Let a request leave, if it waits, and remember how it ended."""
+        self._waiting.pop(offset, None)
+        self._gone[offset] = (kind, label)
+        if len(self._gone) > REMEMBERED:
+            self._gone.popitem(last=False)
+
+    def expired(self, now: float) -> list[LabelRequest]:
+        """Return the requests whose time is up, oldest first; they stay until removed.
+
+        Requests expire in the order they were made, since all wait equally long.
+        """
+        found = []
+        for request in self._waiting.values():
+            if request.expires_at is None or request.expires_at > now:
+                break
+            found.append(request)
+        return found

@@ -1,0 +1,120 @@
+"""The selective sampler: batch in, events out, and no I/O; production, simulation and replay run this very object.
+
+It owns the fold (one model for all partitions) and one `Lane` for each partition it was given. The order of calls is the
+whole truth: the same calls with the same arguments give the same events and the same ledgers, bit for bit. Between two
+calls of `fold` the model does not change, so a batch is predicted at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from streamal.events import (
+    AnswerForwarded,
+    Event,
+    ExampleLearned,
+    ExampleSkipped,
+    MomentsTaken,
+    RecordRefused,
+    RequestResolved,
+    RequestSkipped,
+)
+from streamal.lane import Lane, SamplingPlan
+from streamal.learning.fold import Fold
+from streamal.messages import Answer, DeadLetter, Instance, LabelRequest, Moments, Outcome, parse_request_id
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """What a new owner of a partition needs: all that its predecessor left in the log.
+
+    `ledger` is None for a partition without a history. `requests` are the label requests since the oldest pending one,
+    in order; `outcomes` those of this partition since then. `recent` are the last instances before the position, to warm
+    soft state with.
+    """
+
+    ledger: dict[str, Any] | None = None
+    requests: Sequence[LabelRequest] = ()
+    outcomes: Sequence[Outcome] = ()
+    recent: Sequence[Instance] = field(default=())
+
+
+class SelectiveSampler:
+    """Decides on instances, matches answers, folds outcomes."""
+
+    def __init__(self, plans: Sequence[SamplingPlan], fold: Fold) -> None:
+        self._plans = plans
+        self._fold = fold
+        self.lanes: dict[int, Lane] = {}
+
+    @property
+    def version(self) -> int:
+        """The version of the served model: the offset after the last folded record of `outcomes`."""
+        return self._fold.version
+
+    @property
+    def partitions(self) -> int:
+        """How many partitions the whole stream has."""
+        return len(self._plans)
+
+    @property
+    def warmup(self) -> int:
+        """How many past instances `open` wants to be shown."""
+        return self._plans[0].build_strategy(self._fold).warmup
+
+    def open(self, partition: int, handover: Handover) -> Lane:
+        """Take over a partition."""
+        lane = Lane(self._plans[partition], partition, self._fold)
+        lane.take_over(handover.ledger, handover.requests, handover.outcomes, handover.recent)
+        self.lanes[partition] = lane
+        return lane
+
+    def close(self) -> None:
+        """Give all partitions up, with what was not handed over."""
+        self.lanes.clear()
+
+    def see(self, partition: int, instances: Sequence[Instance], now: float) -> list[Event]:
+        """Decide on a batch of a partition's instances, in offset order; `now` is in seconds since 1970."""
+        return self.lanes[partition].decide(instances, now)
+
+    def answer(self, partition: int, answers: Sequence[Answer], now: float) -> list[Event]:
+        """Match answers that came on a partition with the requests that wait; the model learns nothing yet."""
+        events: list[Event] = []
+        for answer in answers:
+            target, offset = parse_request_id(answer.request_id)
+            if target != partition and target < self.partitions:
+                received = answer.received
+                events.append(AnswerForwarded(partition, target, received.key, received.value or b""))
+            else:
+                events.append(self._match(partition, target, offset, answer, now))
+        return events
+
+    def _match(
+        self, partition: int, target: int, offset: int, answer: Answer, now: float
+    ) -> RequestResolved | RequestSkipped | RecordRefused:
+        lane = self.lanes[partition]
+        if target != partition or lane.pending.get(offset) is None:
+            return RecordRefused(DeadLetter(answer.received, *lane.why_unmatched(target, offset, answer)))
+        if answer.kind == "skip":
+            return RequestSkipped(partition, answer.request_id)
+        return lane.resolve(offset, answer, now)
+
+    def tick(self, now: float) -> list[Event]:
+        """Let requests expire and hand out moments that are due; called about once per transaction."""
+        events: list[Event] = []
+        for lane in self.lanes.values():
+            events += lane.expire(now)
+            if (moments := lane.moments_due(now)) is not None:
+                events.append(MomentsTaken(moments))
+        return events
+
+    def fold(self, records: Iterable[tuple[int, Outcome | Moments]]) -> list[ExampleLearned | ExampleSkipped]:
+        """Fold records of `outcomes` with their offsets, in order."""
+        before = self._fold.version
+        events = self._fold.fold(records)
+        if self._fold.version != before:
+            for lane in self.lanes.values():
+                lane.model_changed(len(events))
+        return events

@@ -1,0 +1,203 @@
+"""Permission to ask: the bounds that hold at every prefix of a partition, whatever strategy, crash or replay.
+
+**Rate.** With labelling rate B, instances seen n, and exploration's accrued share A (the sum of 1/L over instances, see
+`streamal.selection.exploration`), a selected request needs a whole token, where ``tokens = B*n - A - selected`` is
+capped at ``burst - 2``. Exploration needs none: it makes at most A + 1 - 1/L requests. Together
+
+    asked = selected + explored <= (B*n - A) + (A + 1) = B*n + 1,
+
+and in any window of n instances ``asked <= burst + B*n``. A **loan** lets a cold model ask for its first labels in
+advance: every 7th of the first 200 instances, while `asked`, this request and the exploration still to come before the loan
+is repaid stay within it. So ``asked <= max(loan, B*n + 1)``. Without a loan tokens begin at -1 and exploration begins
+once B*n reaches 1, which gives the strict ``asked <= B*n``.
+
+**Further permits**: requests per period, cost per period, and requests waiting for an answer. Periods are fixed stretches
+of the log's own timestamps, which may only go forward, so a clock that jumps back cannot open a period twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from streamal.errors import ConfigError
+
+DEFAULT_BURST: Final = 25.0
+"""Unused allowance kept per partition, in labels: room for the controllers of all strategies, a quarter of an hour of an annotator."""
+LEAST_BURST: Final = 3.0
+LOAN_EVERY: Final = 7
+LOAN_WITHIN: Final = 200
+
+Permit = Literal["rate", "queue_full", "limit_count", "limit_cost"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `most` requests, or requests costing at most `most`, in each period of `per` seconds."""
+
+    kind: Literal["count", "cost"]
+    most: float
+    per: float
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetPlan:
+    """What one partition may spend; `expiry` in seconds, None for never."""
+
+    rate: float
+    loan: int = 20
+    burst: float = DEFAULT_BURST
+    limits: tuple[Limit, ...] = ()
+    max_pending: int = 10_000
+    expiry: float | None = None
+    refund_expired: bool = False
+
+    def deal(self, partitions: int, *, burst: float | None = None) -> list[BudgetPlan]:
+        """Share the whole stream's absolute numbers out to its partitions; `burst` None keeps this plan's for each.
+
+        >>> [plan.loan for plan in BudgetPlan(rate=0.05, loan=6).deal(4)]
+        [2, 2, 1, 1]
+
+        Raises:
+            ConfigError: a share is too small to ever ask.
+        """
+        each = self.burst if burst is None else burst / partitions
+        if each < LEAST_BURST:
+            message = (
+                f"budget.burst = {burst} gives each of {partitions} partitions {each:g} labels; expected at least "
+                f"{LEAST_BURST:g} each: set it to {LEAST_BURST * partitions:g} or more, or leave it out"
+            )
+            raise ConfigError(message)
+        loans = deal(self.loan, partitions)
+        queues = deal(self.max_pending, partitions)
+        counts = [deal(int(limit.most), partitions) for limit in self.limits]
+        return [
+            BudgetPlan(
+                rate=self.rate,
+                loan=loans[p],
+                burst=each,
+                limits=tuple(
+                    Limit(limit.kind, counts[i][p] if limit.kind == "count" else limit.most / partitions, limit.per)
+                    for i, limit in enumerate(self.limits)
+                ),
+                max_pending=queues[p],
+                expiry=self.expiry,
+                refund_expired=self.refund_expired,
+            )
+            for p in range(partitions)
+        ]
+
+
+def deal(total: int, partitions: int) -> list[int]:
+    """Share a whole number out in equal parts, remainders to the lowest partitions.
+
+    >>> deal(10, 4)
+    [3, 3, 2, 2]
+    """
+    part, rest = divmod(total, partitions)
+    return [part + (p < rest) for p in range(partitions)]
+
+
+class Budget:
+    """The permits of one partition.
+
+    `tokens` is the allowance for selected requests; negative while a loan is unpaid.
+    """
+
+    __slots__ = ("_cap", "_plan", "asked", "clock", "refunded", "seen", "tokens", "used")
+
+    def __init__(self, plan: BudgetPlan) -> None:
+        self._plan = plan
+        self._cap = plan.burst - 2.0
+        self.seen = 0
+        self.asked = 0
+        self.refunded = 0
+        self.tokens = 0.0 if plan.loan else -1.0
+        self.clock = 0.0
+        self.used: list[tuple[int, float]] = [(0, 0.0) for _ in plan.limits]
+
+    @property
+    def cap(self) -> float:
+        """The most tokens that are kept."""
+        return self._cap
+
+    @property
+    def first_exploration(self) -> int:
+        """The number of the first instance that exploration may ask about."""
+        return 1 if self._plan.loan else math.ceil(1.0 / self._plan.rate - 1e-9)
+
+    @property
+    def allowed(self) -> float:
+        """What the rate alone allows by now, with refunds; the loan and exploration's advance of 1 come on top."""
+        return self._plan.rate * self.seen + self.refunded
+
+    def accrue(self, floor: float, timestamp: float) -> None:
+        """Count one more instance; `floor` is exploration's share of it, `timestamp` the log's, in seconds."""
+        self.seen += 1
+        self.tokens = min(self._cap, self.tokens + self._plan.rate - floor)
+        if timestamp > self.clock:
+            self.clock = timestamp
+
+    def may_borrow(self, to_come: int) -> bool:
+        """Say whether the loan advances this instance's request, with `to_come` exploration requests to keep room for."""
+        return (
+            self.seen <= LOAN_WITHIN
+            and (self.seen - 1) % LOAN_EVERY == 0
+            and self.asked + 1 + to_come <= self._plan.loan
+        )
+
+    @property
+    def loan_end(self) -> float:
+        """The number of instances at which the rate alone has caught up with the loan."""
+        return self._plan.loan / self._plan.rate
+
+    def refusal(self, cost: float, pending: int, *, free: bool) -> Permit | None:
+        """Say which permit a request lacks, or None when it may be made; `free` ones need no token."""
+        if not free and self.tokens < 1.0:
+            return "rate"
+        if pending >= self._plan.max_pending:
+            return "queue_full"
+        for (period, used), limit in zip(self.used, self._plan.limits, strict=True):
+            spent = used if period == int(self.clock // limit.per) else 0.0
+            if spent + (1.0 if limit.kind == "count" else cost) > limit.most:
+                return "limit_count" if limit.kind == "count" else "limit_cost"
+        return None
+
+    def spend(self, cost: float, *, explored: bool) -> None:
+        """Take note of a request that was made."""
+        self.asked += 1
+        if not explored:
+            self.tokens -= 1.0
+        for i, limit in enumerate(self._plan.limits):
+            period, used = self.used[i]
+            now = int(self.clock // limit.per)
+            amount = 1.0 if limit.kind == "count" else cost
+            self.used[i] = (now, amount if period != now else used + amount)
+
+    def refund(self) -> None:
+        """Give back the allowance of a request that expired, if the plan says so; periods and costs stay spent."""
+        if self._plan.refund_expired:
+            self.refunded += 1
+            self.tokens = min(self._cap, self.tokens + 1.0)
+
+    def state(self) -> dict[str, Any]:
+        """Return the exact state."""
+        return {
+            "seen": self.seen,
+            "asked": self.asked,
+            "refunded": self.refunded,
+            "tokens": self.tokens,
+            "clock": self.clock,
+            "used": list(self.used),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`; a limit added to the plan since begins unused."""
+        self.seen, self.asked, self.refunded = state["seen"], state["asked"], state["refunded"]
+        self.tokens, self.clock = state["tokens"], state["clock"]
+        used: Sequence[Sequence[float]] = state["used"]
+        self.used = [
+            (int(used[i][0]), float(used[i][1])) if i < len(used) else (0, 0.0) for i in range(len(self._plan.limits))
+        ]

@@ -1,0 +1,49 @@
+"""Random sampling: the control every other strategy is measured against.
+
+Each instance is asked about with the same propensity, the budgeted rate, steered gently by what is unused so that the whole
+allowance is spent (a plain Bernoulli draw behind a hard budget loses some at both ends).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from streamal.messages import Features, Prediction
+from streamal.selection.strategy import Proposal, Standing, StrategySpec
+from streamal.selection.threshold import steered_rate
+
+
+class Random:
+    """Asks with the budgeted rate whatever the prediction."""
+
+    warmup = 0
+
+    def __init__(self, spec: StrategySpec) -> None:
+        pass
+
+    def propose(self, features: Features, prediction: Prediction, standing: Standing) -> Proposal:
+        """Return the rate."""
+        return Proposal(min(1.0, steered_rate(standing)), 0.0)
+
+    def update(self, features: Features, prediction: Prediction, proposal: Proposal, *, asked: bool) -> None:
+        """Nothing to note."""
+
+    def state(self) -> dict[str, Any]:
+        """Nothing to keep."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+class Periodic(Random):
+    """Asks whenever a whole label's allowance has accrued: evenly spaced, deterministic, and blind to the model.
+
+    It aliases with streams that repeat at a multiple of its period. Source: the credit rule of scikit-activeml's
+    PeriodicSampling.
+    """
+
+    def propose(self, features: Features, prediction: Prediction, standing: Standing) -> Proposal:
+        """Return 1 when a label's allowance is there."""
+        return Proposal(float(standing.level >= 1.0), 0.0)

@@ -1,0 +1,223 @@
+"""The ledger in the commit metadata: framed, checked, and read back with all that a new owner of a partition needs.
+
+It lies beside the group's position on the `instances` partition, is replaced atomically with it, and moves with the
+partition. Length and checksum frame the JSON, since one client returns trailing garbage. Where a history exists and the
+ledger does not, nothing is decided: a budget that cannot be known cannot be kept.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from streamal.decoding import InstanceDecoder
+from streamal.errors import BadRecord, LedgerLost
+from streamal.messages import Instance, LabelRequest, Outcome, decode_outcome
+from streamal.sampler import Handover
+from streamal.transport.log import Log, Membership, Reader, TopicPartition
+
+RECENT_OUTCOMES: Final = 2_000
+"""Records of `outcomes` a new owner reads at least, to tell second answers from unknown ones."""
+VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """The names of the topics; `predictions` is empty when they are not wanted."""
+
+    instances: str = "instances"
+    label_requests: str = "label-requests"
+    answers: str = "answers"
+    outcomes: str = "outcomes"
+    predictions: str = ""
+    decisions: str = "decisions"
+    dead_letters: str = "dead-letters"
+    snapshots: str = "snapshots"
+    control: str = "control"
+
+    def partitions(self, count: int) -> dict[str, int]:
+        """Return the number of partitions of each topic when `instances` has `count`."""
+        found = {
+            name: count
+            for name in (
+                self.instances,
+                self.label_requests,
+                self.answers,
+                self.predictions,
+                self.decisions,
+                self.dead_letters,
+            )
+            if name
+        }
+        return found | {self.outcomes: 1, self.snapshots: 1, self.control: 1}
+
+    def used(self) -> list[str]:
+        """Return the topics a worker cannot do without."""
+        return [topic for topic in self.partitions(1) if topic not in (self.snapshots, self.control)]
+
+
+@dataclass(frozen=True, slots=True)
+class Pointers:
+    """Where a partition's own records lie: its requests from the oldest pending one, and the end of its outcomes."""
+
+    requests_low: int = 0
+    requests_end: int = 0
+    outcomes_end: int = 0
+
+
+def frame(text: str) -> str:
+    """Return a text framed by its length and checksum.
+
+    >>> frame("{}")
+    '2:a3830348:{}'
+    """
+    content = text.encode()
+    return f"{len(content)}:{zlib.crc32(content):08x}:{text}"
+
+
+def unframe(framed: str) -> str:
+    """Return the text of a frame, whatever comes behind it.
+
+    >>> unframe(frame("{}") + "garbage")
+    '{}'
+
+    Raises:
+        ValueError: it is no frame, is cut, or was altered.
+    """
+    length, checksum, rest = framed.split(":", 2)
+    content = rest.encode()[: int(length)]
+    if len(content) != int(length) or f"{zlib.crc32(content):08x}" != checksum:
+        message = "the frame is cut or altered"
+        raise ValueError(message)
+    return content.decode()
+
+
+def encode_metadata(ledger: dict[str, Any], pointers: Pointers) -> str:
+    """Return the commit metadata of a partition."""
+    places = [pointers.requests_low, pointers.requests_end, pointers.outcomes_end]
+    return frame(orjson.dumps({"v": VERSION, "ledger": ledger, "pointers": places}).decode())
+
+
+def decode_metadata(metadata: str) -> tuple[dict[str, Any], Pointers]:
+    """Read back `encode_metadata`.
+
+    Raises:
+        ValueError: it is not what `encode_metadata` wrote, or of another version.
+    """
+    found = orjson.loads(unframe(metadata))
+    if found.get("v") != VERSION:
+        message = f"version {found.get('v')} instead of {VERSION}"
+        raise ValueError(message)
+    return found["ledger"], Pointers(*found["pointers"])
+
+
+class RequestIndex:
+    """Where the pending requests of a partition lie in `label-requests`, oldest first."""
+
+    def __init__(self) -> None:
+        self._places: deque[tuple[int, int]] = deque()
+
+    def add(self, offset: int, place: int) -> None:
+        """Take note of the request about the instance at `offset`."""
+        self._places.append((offset, place))
+
+    def low(self, oldest: LabelRequest | None) -> int | None:
+        """Return the place of the oldest pending request and forget those before it; None if it has no place yet."""
+        if oldest is None:
+            self._places.clear()
+            return None
+        while self._places and self._places[0][0] < oldest.offset:
+            self._places.popleft()
+        return self._places[0][1] if self._places and self._places[0][0] == oldest.offset else None
+
+
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """What `inherit` found: the position to go on at, the handover, and where the pending requests lie."""
+
+    position: int
+    handover: Handover
+    pointers: Pointers
+    index: RequestIndex
+
+
+class Heritage:
+    """Reads what the former owner of a partition left."""
+
+    def __init__(self, log: Log, reader: Reader, topics: Topics, decoder: InstanceDecoder, warmup: int) -> None:
+        self._log = log
+        self._reader = reader
+        self._topics = topics
+        self._decoder = decoder
+        self._warmup = warmup
+
+    def first(self, partition: TopicPartition) -> int:
+        """Return the first offset that is kept."""
+        return self._log.bounds(partition)[0]
+
+    def inherit(self, membership: Membership, partition: int) -> Inheritance:
+        """Return all a new owner needs.
+
+        Raises:
+            LedgerLost: the partition has a history, but its ledger is missing or unreadable.
+        """
+        instances = TopicPartition(self._topics.instances, partition)
+        first = self.first(instances)
+        committed = membership.committed(instances)
+        index = RequestIndex()
+        if committed is None:
+            self._refuse_history(partition)
+            return Inheritance(first, Handover(), Pointers(), index)
+        try:
+            ledger, pointers = decode_metadata(committed.metadata)
+        except (ValueError, KeyError, TypeError, orjson.JSONDecodeError) as error:
+            raise LedgerLost(_lost(instances, f"its metadata is unreadable ({error})")) from None
+        requests = []
+        place = TopicPartition(self._topics.label_requests, partition)
+        for record in self._reader.read(place, pointers.requests_low, pointers.requests_end):
+            request = LabelRequest.decode(record.value or b"")
+            index.add(request.offset, record.offset)
+            requests.append(request)
+        handover = Handover(
+            ledger=ledger,
+            requests=requests,
+            outcomes=self._outcomes(partition, requests, pointers.outcomes_end),
+            recent=self._recent(instances, first, committed.offset),
+        )
+        return Inheritance(committed.offset, handover, pointers, index)
+
+    def _outcomes(self, partition: int, requests: list[LabelRequest], end: int) -> list[Outcome]:
+        outcomes = TopicPartition(self._topics.outcomes, 0)
+        first = self.first(outcomes)
+        start = min([request.model_version for request in requests[:1]] + [end - RECENT_OUTCOMES])
+        found = (decode_outcome(record.value or b"") for record in self._reader.read(outcomes, max(first, start), end))
+        return [outcome for outcome in found if isinstance(outcome, Outcome) and outcome.partition == partition]
+
+    def _recent(self, instances: TopicPartition, first: int, position: int) -> list[Instance]:
+        if not self._warmup:
+            return []
+        found = []
+        for record in self._reader.read(instances, max(first, position - self._warmup), position):
+            try:
+                found.append(self._decoder(record))
+            except BadRecord:
+                continue
+        return found
+
+    def _refuse_history(self, partition: int) -> None:
+        decisions = TopicPartition(self._topics.decisions, partition)
+        first, end = self._log.bounds(decisions)
+        if next(iter(self._reader.read(decisions, first, end)), None) is not None:
+            raise LedgerLost(_lost(TopicPartition(self._topics.instances, partition), "the group has no position"))
+
+
+def _lost(partition: TopicPartition, cause: str) -> str:
+    return (
+        f"{partition.topic}-{partition.partition} has been decided on before, but {cause}; a group's positions expire "
+        "after 7 days without members, and a plain offset reset wipes the ledger. Nothing is decided without one. Use the "
+        "former transport.group, or new topics for a new start."
+    )

@@ -1,0 +1,255 @@
+"""The loop: polls, decides, learns, and hands transactions over, one turn at a time.
+
+When the assignment has changed, a turn takes the partitions over and starts afresh. Otherwise it decides on what came. A
+transaction begins with what changes the model or the queue (new outcomes are folded, answers are matched, requests
+expire) and goes on with instances only, so all of it is decided by one version of the model. Once the commit interval is
+over and the former commit is through, it is handed to the committer.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, Protocol
+
+from streamal.decoding import AnswerDecoder, InstanceDecoder, received
+from streamal.errors import BadRecord, CommitRefused
+from streamal.events import Event, ExampleLearned, ExampleSkipped, RecordRefused
+from streamal.messages import Answer, DeadLetter, Instance, decode_outcome
+from streamal.sampler import SelectiveSampler
+from streamal.service.committer import Committer
+from streamal.service.ledgers import Heritage, Topics
+from streamal.service.outbox import Holding, Outbox, Placed
+from streamal.service.snapshots import Checkpointer
+from streamal.transport.log import Membership, Reader, Record, TopicPartition
+from streamal.web.status import Phase
+
+logger = logging.getLogger(__name__)
+
+POLL_LIMIT: Final = 1_000
+IDLE_WAIT: Final = 0.1
+MOST_COLLECTED: Final = 50_000
+"""Instances collected while a commit is in flight, after which the loop waits for it and leaves it the processor."""
+SETTLE_WITHIN: Final = 8.0
+
+Step = Literal["decision", "learn", "commit"]
+
+
+class Observer(Protocol):
+    """Who is told; a transaction's events are told once it went through, so nothing is counted that never happened."""
+
+    def observe(self, event: Event) -> None:
+        """Take note of an event."""
+
+    def took(self, step: Step, seconds: float) -> None:
+        """Take note of how long a step took."""
+
+    def refused(self) -> None:
+        """Take note of a commit that was refused, and what it held dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Craft:
+    """What the loop decides with; `clock` gives seconds since 1970.
+
+    `checkpoint` is called between transactions and saves a snapshot when one is due.
+    """
+
+    topics: Topics
+    sampler: SelectiveSampler
+    instances: InstanceDecoder
+    answers: AnswerDecoder
+    commit_interval: float
+    clock: Callable[[], float]
+    observer: Observer
+    checkpoint: Checkpointer
+
+
+def fold(sampler: SelectiveSampler, records: Sequence[Record], observer: Observer) -> list[ExampleLearned | ExampleSkipped]:
+    """Fold records of `outcomes` as they lie in the log, and tell the observer."""
+    if not records:
+        return []
+    begun = time.perf_counter()
+    events = sampler.fold([(record.offset, decode_outcome(record.value or b"")) for record in records])
+    observer.took("learn", time.perf_counter() - begun)
+    for event in events:
+        observer.observe(event)
+    return events
+
+
+class Loop:
+    """The turns of one membership."""
+
+    def __init__(
+        self, craft: Craft, membership: Membership, committer: Committer, follower: Reader, heritage: Heritage
+    ) -> None:
+        self._craft = craft
+        self._membership = membership
+        self._committer = committer
+        self._follower = follower
+        self._heritage = heritage
+        self._epoch: Hashable = None
+        self._outbox: Outbox | None = None
+        self._begun = 0.0
+        self._placed = Placed()
+        self._committing: list[Event] = []
+        self._held: list[Record] = []
+        self.holdings: dict[int, Holding] = {}
+        self.rebalances = 0
+        self.last_commit = 0.0
+
+    @property
+    def phase(self) -> Phase:
+        """Whether the group has settled, and whether it left this member anything to do."""
+        if self._epoch is None:
+            return "joining"
+        return "running" if self.holdings else "standby"
+
+    def lag(self) -> Mapping[TopicPartition, int]:
+        """Return how far the owned partitions are behind."""
+        return self._membership.lag()
+
+    def turn(self) -> None:
+        """Poll, decide, and hand over what is due."""
+        polled = self._membership.poll(self._patience(), POLL_LIMIT)
+        if self._membership.epoch != self._epoch:
+            self._take_over()
+            return
+        self._settle()
+        if self._epoch is None:
+            return
+        outbox = self._outbox or self._begin()
+        for partition, records in polled.items():
+            if partition.topic == self._craft.topics.answers:
+                self._held += records
+            elif records:
+                self._decide(outbox, partition, records)
+        self._hand_over(outbox)
+
+    def finish(self) -> None:
+        """Commit what is collected and wait until it is through; called once, when the loop has ended."""
+        self._committer.wait(SETTLE_WITHIN)
+        self._settle()
+        if self._outbox is not None and not self._outbox.empty and self._epoch is not None:
+            self._submit(self._outbox)
+            self._committer.wait(SETTLE_WITHIN)
+            self._settle()
+
+    def _patience(self) -> float:
+        """Return how long a poll may wait: not past the end of the commit interval."""
+        if self._outbox is None or self._outbox.empty:
+            return IDLE_WAIT
+        return max(0.0, min(IDLE_WAIT, self._begun + self._craft.commit_interval - time.monotonic()))
+
+    def _take_over(self) -> None:
+        """Start afresh with the partitions owned now; everything that was not committed is dropped."""
+        self._committer.wait(SETTLE_WITHIN)
+        self._settle(confirm=False)
+        epoch = self._membership.epoch
+        self._outbox, self._held, self.holdings = None, [], {}
+        self._craft.sampler.close()
+        for place in sorted(self._membership.assignment):
+            if place.topic == self._craft.topics.instances:
+                self._inherit(place)
+            else:
+                committed = self._membership.committed(place)
+                self._membership.seek(place, committed.offset if committed else self._heritage.first(place))
+        self._epoch = epoch
+        self.rebalances += 1
+        logger.info("partitions taken over", extra={"partitions": sorted(self.holdings)})
+
+    def _inherit(self, place: TopicPartition) -> None:
+        found = self._heritage.inherit(self._membership, place.partition)
+        lane = self._craft.sampler.open(place.partition, found.handover)
+        self.holdings[place.partition] = Holding(lane, found.position, found.pointers, found.index)
+        self._membership.seek(place, found.position)
+
+    def _settle(self, *, confirm: bool = True) -> None:
+        """Take in the end of the former commit."""
+        try:
+            done = self._committer.take()
+        except CommitRefused as refused:
+            if not refused.retriable:
+                raise
+            logger.warning("commit refused; starting over from the last one: %s", refused)
+            self._craft.observer.refused()
+            self._committing = []
+            self._epoch = None
+            return
+        if done is None:
+            return
+        for partition, holding in self.holdings.items():
+            holding.settle(self._placed, partition)
+        for event in self._committing:
+            self._craft.observer.observe(event)
+        self._craft.observer.took("commit", self._committer.duration)
+        self.last_commit = self._craft.clock()
+        if confirm:
+            self._membership.confirm(done)
+
+    def _begin(self) -> Outbox:
+        """Begin a transaction: learn, match answers, let requests expire."""
+        craft = self._craft
+        learned = fold(craft.sampler, self._follower.poll(0.0), craft.observer)
+        craft.checkpoint()
+        outbox = self._outbox = Outbox(craft.topics, craft.sampler.version, round(craft.clock(), 3))
+        self._begun = time.monotonic()
+        for event in learned:
+            if isinstance(event, ExampleSkipped) and event.outcome.partition in self.holdings:
+                outbox.report(event)
+        held, self._held = self._held, []
+        for record in held:
+            self._match(outbox, record)
+        outbox.collect(craft.sampler.tick(outbox.now))
+        return outbox
+
+    def _match(self, outbox: Outbox, record: Record) -> None:
+        """Match one answer with the request it is for."""
+        outbox.cover(TopicPartition(record.topic, record.partition), record.offset, record.offset + 1)
+        try:
+            answer: Answer = self._craft.answers(record)
+        except BadRecord as bad:
+            self._refuse(outbox, record, bad)
+        else:
+            outbox.collect(self._craft.sampler.answer(record.partition, [answer], outbox.now))
+
+    def _decide(self, outbox: Outbox, partition: TopicPartition, records: Sequence[Record]) -> None:
+        """Decide on a stretch of instances; refused ones are put aside and do not count."""
+        batch: list[Instance] = []
+        for record in records:
+            try:
+                batch.append(self._craft.instances(record))
+            except BadRecord as bad:
+                self._refuse(outbox, record, bad)
+        following = records[-1].offset + 1
+        outbox.cover(partition, records[0].offset, following)
+        self.holdings[partition.partition].position = following
+        if batch:
+            begun = time.perf_counter()
+            outbox.collect(self._craft.sampler.see(partition.partition, batch, outbox.now))
+            self._craft.observer.took("decision", time.perf_counter() - begun)
+
+    def _refuse(self, outbox: Outbox, record: Record, bad: BadRecord) -> None:
+        outbox.collect([RecordRefused(DeadLetter(received(record), bad.reason, str(bad)))])
+
+    def _hand_over(self, outbox: Outbox) -> None:
+        """Submit the transaction when it is due; an empty one only begins anew, so that new outcomes are learned."""
+        if time.monotonic() - self._begun < self._craft.commit_interval:
+            return
+        if outbox.empty:
+            self._outbox = None
+            return
+        if self._committer.busy and outbox.instances >= MOST_COLLECTED:
+            self._committer.wait(SETTLE_WITHIN)
+        if not self._committer.busy:
+            self._settle()
+            if self._epoch is not None:
+                self._submit(outbox)
+
+    def _submit(self, outbox: Outbox) -> None:
+        self._placed = Placed()
+        self._committing = outbox.events
+        self._committer.submit(outbox.seal(self.holdings, self._membership.token(), self._placed))
+        self._outbox = None

@@ -1,0 +1,186 @@
+"""What one transaction will hold: outputs as bytes, the positions behind them, and the audit of how they came about.
+
+Facts become records here and nowhere else. The loop collects into an outbox; `seal` freezes it into a `Transaction`,
+whose ledgers get the places of their records as soon as the writer knows them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from streamal.events import (
+    AnswerForwarded,
+    Event,
+    ExampleSkipped,
+    InstancesDecided,
+    LabelRequested,
+    MomentsTaken,
+    RecordRefused,
+    RequestResolved,
+)
+from streamal.lane import Lane
+from streamal.messages import SCHEMA_HEADERS, DeadLetter, Received, describe
+from streamal.service.ledgers import Pointers, RequestIndex, Topics, encode_metadata
+from streamal.transport.log import Append, Position, TopicPartition, Transaction
+
+
+@dataclass(slots=True)
+class Span:
+    """The offsets of one partition that a transaction covers: from the first to before the next one."""
+
+    first: int
+    next: int
+
+
+@dataclass(slots=True)
+class Placed:
+    """The places of a transaction's own requests and outcomes, known once the writer has appended them."""
+
+    requests: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
+    pointers: dict[int, Pointers] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class Holding:
+    """What the loop keeps of an owned partition: its lane, the next instance to decide on, and where its records lie."""
+
+    lane: Lane
+    position: int
+    pointers: Pointers
+    index: RequestIndex
+    fresh: bool = True
+
+    def settle(self, placed: Placed, partition: int) -> None:
+        """Take in the places of the records of a transaction that went through."""
+        for offset, place in placed.requests.get(partition, ()):
+            self.index.add(offset, place)
+        self.pointers = placed.pointers.get(partition, self.pointers)
+
+
+class Outbox:
+    """Collects one transaction; `now` is its time, in seconds since 1970."""
+
+    def __init__(self, topics: Topics, model_version: int, now: float) -> None:
+        self._topics = topics
+        self._version = model_version
+        self.now = now
+        self.appends: list[Append] = []
+        self._requests: list[tuple[int, int, int]] = []
+        self._outcomes: list[tuple[int, int]] = []
+        self._spans: dict[TopicPartition, Span] = {}
+        self.instances = 0
+        self.events: list[Event] = []
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to commit."""
+        return not self.appends and not self._spans
+
+    def cover(self, partition: TopicPartition, first: int, following: int) -> None:
+        """Move the position of a partition."""
+        span = self._spans.setdefault(partition, Span(first, following))
+        span.next = following
+
+    def collect(self, events: Sequence[Event]) -> None:
+        """Turn facts into records, and keep them for the observer."""
+        self.events += events
+        for event in events:
+            match event:
+                case InstancesDecided():
+                    self.instances += event.count
+                    if self._topics.predictions:
+                        self._predict(event)
+                case LabelRequested(request):
+                    self._requests.append((len(self.appends), request.partition, request.offset))
+                    self._append(self._topics.label_requests, request.partition, request.encode(), request.request_id)
+                case RequestResolved(outcome):
+                    self._outcomes.append((len(self.appends), outcome.partition))
+                    self._append(self._topics.outcomes, 0, outcome.encode(), outcome.request_id)
+                case MomentsTaken(moments):
+                    self._append(self._topics.outcomes, 0, moments.encode(), f"moments-{moments.partition}")
+                case RecordRefused(letter):
+                    self.refuse(letter)
+                case AnswerForwarded():
+                    self.appends.append(
+                        Append(self._topics.answers, event.partition, event.value, event.key, SCHEMA_HEADERS)
+                    )
+                case _:
+                    pass
+
+    def report(self, skipped: ExampleSkipped) -> None:
+        """Put an example aside that the model could not learn."""
+        outcome = skipped.outcome
+        received = Received(self._topics.outcomes, outcome.partition, 0, 0, None, outcome.encode(), ())
+        self.refuse(DeadLetter(received, "learning_failed", f"the model raised {skipped.error} and was restored"))
+
+    def refuse(self, letter: DeadLetter) -> None:
+        """Put a refused record aside."""
+        value, headers = letter.encode()
+        partition = letter.received.partition
+        self.appends.append(Append(self._topics.dead_letters, partition, value, letter.received.key, headers))
+
+    def seal(self, holdings: Mapping[int, Holding], token: object, placed: Placed) -> Transaction:
+        """Freeze what was collected; `placed` is filled in by the writer's thread, before the commit returns."""
+        ledgers = {p: holding.lane.ledger() for p, holding in holdings.items() if self._touched(p)}
+        lows = {p: holdings[p].index.low(holdings[p].lane.pending.oldest) for p in ledgers}
+        oldest = {p: request.offset for p in ledgers if (request := holdings[p].lane.pending.oldest) is not None}
+        pointers = {p: holdings[p].pointers for p in ledgers}
+        for p, ledger in ledgers.items():
+            self._audit(p, ledger, holdings[p])
+        spans = {partition: span.next for partition, span in self._spans.items()}
+        spans |= {TopicPartition(self._topics.instances, p): holdings[p].position for p in ledgers}
+
+        def positions(offsets: Sequence[int]) -> dict[TopicPartition, Position]:
+            for at, p, instance in self._requests:
+                placed.requests.setdefault(p, []).append((instance, offsets[at]))
+            ends = {p: offsets[at] + 1 for at, p in self._outcomes}
+            found = {partition: Position(offset, "") for partition, offset in spans.items()}
+            for p, ledger in ledgers.items():
+                own = dict(placed.requests.get(p, ()))
+                end = max([pointers[p].requests_end, *(place + 1 for place in own.values())])
+                low = lows[p]
+                if low is None:
+                    low = own[oldest[p]] if p in oldest else end
+                placed.pointers[p] = Pointers(low, end, ends.get(p, pointers[p].outcomes_end))
+                place = TopicPartition(self._topics.instances, p)
+                found[place] = Position(spans[place], encode_metadata(ledger, placed.pointers[p]))
+            return found
+
+        return Transaction(self.appends, positions, token)
+
+    def _touched(self, partition: int) -> bool:
+        return any(place.partition == partition for place in self._spans) or any(
+            p == partition for _, p in self._outcomes
+        )
+
+    def _audit(self, partition: int, ledger: Mapping[str, Any], holding: Holding) -> None:
+        instances = self._spans.get(TopicPartition(self._topics.instances, partition))
+        answers = self._spans.get(TopicPartition(self._topics.answers, partition))
+        record = {
+            "partition": partition,
+            "from": instances.first if instances else None,
+            "to": instances.next if instances else None,
+            "answers_from": answers.first if answers else None,
+            "answers_to": answers.next if answers else None,
+            "model_version": self._version,
+            "at": self.now,
+            "warmed_from": holding.lane.warmed_from if holding.fresh else None,
+            "ledger_after": ledger,
+        }
+        holding.fresh = False
+        self._append(self._topics.decisions, partition, orjson.dumps(record), str(partition))
+
+    def _predict(self, event: InstancesDecided) -> None:
+        for offset, prediction in zip(event.offsets, event.predictions, strict=True):
+            value = {"partition": event.partition, "offset": offset, "prediction": describe(prediction)}
+            value["model_version"] = self._version
+            self._append(
+                self._topics.predictions, event.partition, orjson.dumps(value), f"{event.partition}-{offset}"
+            )
+
+    def _append(self, topic: str, partition: int, value: bytes, key: str) -> None:
+        self.appends.append(Append(topic, partition, value, key.encode(), SCHEMA_HEADERS))

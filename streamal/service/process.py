@@ -1,0 +1,69 @@
+"""The worker's process: signals, the HTTP port, the watchdog, and the exit code that says why it ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from types import FrameType
+from typing import Final
+
+from streamal.errors import DeadlineMissed, StreamalError
+from streamal.service.reporter import Reporter
+from streamal.service.worker import Worker
+from streamal.web.server import Server
+
+logger = logging.getLogger(__name__)
+
+STALLED_AFTER: Final = 120.0
+"""Seconds without a finished turn after which the process ends itself; a blocked call of a client can last for ever."""
+WATCH_EVERY: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One worker with what the outside sees of it; `server` is None when HTTP is off."""
+
+    worker: Worker
+    reporter: Reporter
+    server: Server | None
+
+
+def serve(service: Service) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code: 0 after an orderly end, else that of the error's class."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        logger.info("stopping", extra={"signal": signal.Signals(number).name})
+        service.worker.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    done = threading.Event()
+    threading.Thread(target=_watch, args=(service.reporter, done), name="watchdog", daemon=True).start()
+    try:
+        if service.server is not None:
+            service.server.start()
+            logger.info("listening", extra={"url": service.server.url})
+        service.worker.run()
+    except StreamalError as error:
+        logger.error("ending: %s", error, extra={"error": type(error).__name__, "code": error.exit_code})
+        return error.exit_code
+    except Exception:
+        logger.exception("ending: unexpected error", extra={"code": StreamalError.exit_code})
+        return StreamalError.exit_code
+    finally:
+        done.set()
+        if service.server is not None:
+            service.server.stop()
+    logger.info("stopped")
+    return 0
+
+
+def _watch(reporter: Reporter, done: threading.Event) -> None:
+    """End the process when its loop stands still: a stuck member keeps its partitions and looks healthy to the group."""
+    while not done.wait(WATCH_EVERY):
+        if reporter.idle_for() > STALLED_AFTER:
+            logger.critical("the loop stands still, ending the process", extra={"code": DeadlineMissed.exit_code})
+            os._exit(DeadlineMissed.exit_code)

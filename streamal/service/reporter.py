@@ -1,0 +1,110 @@
+"""What the outside gets to know of a worker: its metrics, its status, its scores; told by the loop, never asked by it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from streamal.evaluate.prequential import Prequential
+from streamal.events import Event, ExampleLearned, RequestResolved
+from streamal.lane import SamplingPlan
+from streamal.service.loop import Loop, Step
+from streamal.web.metrics import Metrics
+from streamal.web.status import PartitionStatus, Phase, Status, StatusBoard
+
+PUBLISH_EVERY: Final = 0.2
+"""Seconds between two statuses at least, unless the phase changes."""
+
+
+class Reporter:
+    """Observes one worker; `version` and `snapshot_at` are asked when a status is made."""
+
+    def __init__(
+        self,
+        pipeline: str,
+        plans: list[SamplingPlan],
+        metrics: Metrics,
+        version: Callable[[], int],
+        snapshot_at: Callable[[], float],
+    ) -> None:
+        self._pipeline = pipeline
+        self._plans = plans
+        self._metrics = metrics
+        self._version = version
+        self._snapshot_at = snapshot_at
+        self._scores = Prequential()
+        self._started_at = time.time()
+        self._answered = 0
+        self._learned = 0
+        self._published = 0.0
+        self._beaten = time.monotonic()
+        self._phase: Phase = "starting"
+        self.board = StatusBoard(self._status(None))
+
+    def observe(self, event: Event) -> None:
+        """Count an event, and score what was learned."""
+        self._metrics.observe(event)
+        if isinstance(event, RequestResolved):
+            self._answered += event.outcome.kind != "expired"
+        elif isinstance(event, ExampleLearned) and event.outcome.label is not None:
+            self._learned += 1
+            self._scores.score(event.prediction, event.outcome.label)
+
+    def took(self, step: Step, seconds: float) -> None:
+        """Take note of how long a step took."""
+        self._metrics.took(step, seconds)
+
+    def refused(self) -> None:
+        """Count a commit that was refused and survived."""
+        self._metrics.fault("commit_refused")
+
+    def idle_for(self) -> float:
+        """Return the seconds since the last turn ended; may be called from any thread."""
+        return time.monotonic() - self._beaten
+
+    def beat(self, phase: Phase, loop: Loop | None) -> None:
+        """Publish where the worker stands; called after every turn."""
+        now = self._beaten = time.monotonic()
+        if now - self._published >= PUBLISH_EVERY or phase != self._phase:
+            self._published, self._phase = now, phase
+            self.board.publish(self._status(loop))
+
+    def _status(self, loop: Loop | None) -> Status:
+        oldest = [h.lane.pending.oldest for h in loop.holdings.values()] if loop else []
+        waiting = [request.requested_at for request in oldest if request is not None]
+        return Status(
+            pipeline=self._pipeline,
+            phase=self._phase,
+            beat=time.monotonic(),
+            started_at=self._started_at,
+            rate=self._plans[0].budget.rate,
+            partitions=self._partitions(loop) if loop else {},
+            model_version=self._version(),
+            answered=self._answered,
+            learned=self._learned,
+            accuracy=self._scores.accuracy if self._learned else None,
+            rebalances=loop.rebalances if loop else 0,
+            oldest_pending_at=min(waiting, default=None),
+            last_poll_at=time.time() if loop else None,
+            last_commit_at=loop.last_commit or None if loop else None,
+            snapshot_at=self._snapshot_at() or None,
+        )
+
+    def _partitions(self, loop: Loop) -> dict[int, PartitionStatus]:
+        found: dict[int, dict[str, int]] = {p: {} for p in loop.holdings}
+        for place, lag in loop.lag().items():
+            if place.partition in found:
+                found[place.partition][place.topic] = lag
+        return {
+            p: PartitionStatus(
+                seen=holding.lane.seen,
+                asked=holding.lane.asked,
+                allowed=holding.lane.allowed,
+                loan=self._plans[p].budget.loan,
+                pending=len(holding.lane.pending),
+                lag=found[p],
+            )
+            for p, holding in loop.holdings.items()
+        }
+

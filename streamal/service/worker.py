@@ -1,0 +1,130 @@
+"""The worker: comes up in phases, runs the loop until it is asked to stop, and leaves nothing half done.
+
+It is crash-only. Any error that is not retriable ends the process with the exit code of its class, and the supervisor
+starts a new one: what was not committed never happened.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+from streamal.errors import DeadlineMissed, TopicMissing, TransportError
+from streamal.service.committer import Committer
+from streamal.service.ledgers import Heritage
+from streamal.service.loop import SETTLE_WITHIN, Craft, Loop, fold
+from streamal.transport.log import Log, Reader, TopicPartition
+from streamal.web.status import Phase
+
+logger = logging.getLogger(__name__)
+
+FOLD_BATCH: Final = 1_000
+
+Found = TypeVar("Found")
+
+
+class Worker:
+    """One member of the group; `beat` is called after every turn with the phase and the loop."""
+
+    def __init__(
+        self, log: Log, craft: Craft, *, group: str, slot: str, start_deadline: float, beat: Callable[[Phase, Loop | None], None]
+    ) -> None:
+        self._log = log
+        self._craft = craft
+        self._group = group
+        self._slot = slot
+        self._deadline = start_deadline
+        self._beat = beat
+        self._stopping = False
+        self._state: Phase = "starting"
+        self._loop: Loop | None = None
+
+    def stop(self) -> None:
+        """Ask the loop to finish; may be called from a signal handler."""
+        self._stopping = True
+
+    def run(self) -> None:
+        """Work until `stop`; then finish, commit, and leave the group.
+
+        Raises:
+            StreamalError: the worker cannot go on; see `exit_code`.
+        """
+        topics = self._craft.topics
+        self._phase("topics", self._check_topics)
+        self._enter("restoring")
+        follower = self._phase("fold", self._catch_up)
+        self._enter("joining")
+        heritage = Heritage(self._log, self._log.reader(), topics, self._craft.instances, self._craft.sampler.warmup)
+        committer = Committer(self._phase("writer", lambda: self._log.writer(self._slot)))
+        membership = self._phase(
+            "join",
+            lambda: self._log.membership(
+                self._group, [topics.instances, topics.answers], lambda: committer.wait(SETTLE_WITHIN)
+            ),
+        )
+        loop = self._loop = Loop(self._craft, membership, committer, follower, heritage)
+        try:
+            while not self._stopping:
+                loop.turn()
+                self._enter(loop.phase)
+            self._enter("stopping")
+            loop.finish()
+            self._craft.checkpoint.save()
+        finally:
+            membership.close()
+        committer.close()
+        self._log.close()
+
+    def _enter(self, phase: Phase) -> None:
+        self._state = phase
+        self._beat(phase, self._loop)
+
+    def _phase(self, name: str, action: Callable[[], Found]) -> Found:
+        """Run a phase of the start with a log line before and after, and within its deadline."""
+        logger.info("starting", extra={"phase": name})
+        begun = time.monotonic()
+        found = action()
+        took = time.monotonic() - begun
+        logger.info("started", extra={"phase": name, "seconds": round(took, 3)})
+        if took > self._deadline:
+            message = f"the start-up phase '{name}' took {took:.1f} s; transport.start_deadline allows {self._deadline:g}"
+            raise DeadlineMissed(message)
+        self._beat(self._state, self._loop)
+        return found
+
+    def _check_topics(self) -> None:
+        topics, sampler = self._craft.topics, self._craft.sampler
+        for topic in topics.used():
+            expected = 1 if topic == topics.outcomes else sampler.partitions
+            found = self._log.partitions(topic)
+            if found != expected:
+                message = (
+                    f"topic '{topic}' has {found} partitions; expected {expected}, since '{topics.instances}' has "
+                    f"{sampler.partitions}: recreate it, or name another one under [topics]"
+                )
+                raise TopicMissing(message)
+
+    def _catch_up(self) -> Reader:
+        """Fold `outcomes` from the snapshot's version to its end, and follow it from there."""
+        outcomes = TopicPartition(self._craft.topics.outcomes, 0)
+        sampler = self._craft.sampler
+        first, end = self._log.bounds(outcomes)
+        if first > sampler.version:
+            message = (
+                f"'{outcomes.topic}' begins at {first}, but the model stands at {sampler.version}: labelled examples are "
+                "gone. Give the topic unlimited retention; restore it or a snapshot, or use new topics for a new start"
+            )
+            raise TransportError(message)
+        reader = self._log.reader()
+        batch = []
+        for record in reader.read(outcomes, sampler.version, end):
+            batch.append(record)
+            if len(batch) == FOLD_BATCH:
+                fold(sampler, batch, self._craft.observer)
+                batch = []
+                self._beat(self._state, self._loop)
+        fold(sampler, batch, self._craft.observer)
+        reader.follow(outcomes, max(sampler.version, end))
+        return reader

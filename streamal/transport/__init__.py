@@ -1,0 +1,1 @@
+"""How do records move? One contract (`log`), one file for each place that keeps it."""

@@ -1,0 +1,133 @@
+"""What the worker says of itself: one frozen value per turn of its loop, and the board where it is left for readers.
+
+The worker publishes, everybody else only reads: probes, metrics and the status page never touch the loop, take no lock
+it could wait for, and see all figures of one and the same moment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final, Literal
+
+Phase = Literal["starting", "restoring", "joining", "running", "standby", "stopping"]
+"""`restoring` folds the model, `joining` waits for the group, `standby` is a member that owns no partition."""
+READY: Final[frozenset[Phase]] = frozenset({"running", "standby"})
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStatus:
+    """Where one owned partition stands.
+
+    `allowed` is what the rate alone allows by now, in labels; `loan` this partition's share of the cold start's loan.
+    `lag` counts, by topic, the records that lie ahead.
+    """
+
+    seen: int
+    asked: int
+    allowed: float
+    loan: int = 0
+    pending: int = 0
+    lag: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def bound(self) -> float:
+        """What `asked` never exceeds.
+
+        >>> PartitionStatus(seen=100, asked=18, allowed=5.0, loan=20).bound
+        20
+        >>> PartitionStatus(seen=1000, asked=50, allowed=50.0, loan=20).bound
+        51.0
+        >>> PartitionStatus(seen=1000, asked=50, allowed=50.0).bound
+        50.0
+        """
+        return max(self.loan, self.allowed + 1.0) if self.loan else self.allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One moment of the worker.
+
+    `beat` is the monotonic clock's reading, in seconds, when the last turn of the loop ended; all other times are in
+    seconds since 1970, None for never. `rate` is the budgeted labelling rate; `accuracy` the prequential one on
+    answered requests, which were chosen for being hard. `rebalances`, `answered` and `learned` count since the process
+    started.
+    """
+
+    pipeline: str
+    phase: Phase
+    beat: float
+    started_at: float
+    rate: float
+    partitions: Mapping[int, PartitionStatus] = field(default_factory=dict)
+    model_version: int = 0
+    answered: int = 0
+    learned: int = 0
+    accuracy: float | None = None
+    rebalances: int = 0
+    oldest_pending_at: float | None = None
+    last_poll_at: float | None = None
+    last_commit_at: float | None = None
+    snapshot_at: float | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model is restored and the group has settled."""
+        return self.phase in READY
+
+    @property
+    def seen(self) -> int:
+        """Instances seen on all owned partitions."""
+        return sum(partition.seen for partition in self.partitions.values())
+
+    @property
+    def asked(self) -> int:
+        """Labels asked for on all owned partitions."""
+        return sum(partition.asked for partition in self.partitions.values())
+
+    @property
+    def allowed(self) -> float:
+        """Labels the rate allows by now on all owned partitions."""
+        return sum(partition.allowed for partition in self.partitions.values())
+
+    @property
+    def pending(self) -> int:
+        """Requests that wait for an answer on all owned partitions."""
+        return sum(partition.pending for partition in self.partitions.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all figures and their sums as a JSON object, without `beat`: its clock means nothing elsewhere.
+
+        >>> partitions = {0: PartitionStatus(100, 4, 5.0), 1: PartitionStatus(60, 3, 3.0)}
+        >>> found = Status("fraud", "running", 1.0, 0.0, 0.05, partitions).as_json()
+        >>> found["asked"], found["allowed"], found["partitions"]["1"]["seen"]
+        (7, 8.0, 60)
+        """
+        found = asdict(self)
+        del found["beat"]
+        found["partitions"] = {
+            str(number): asdict(partition) | {"bound": partition.bound}
+            for number, partition in sorted(self.partitions.items())
+        }
+        return found | {
+            "ready": self.ready,
+            "seen": self.seen,
+            "asked": self.asked,
+            "allowed": self.allowed,
+            "pending": self.pending,
+        }
+
+
+class StatusBoard:
+    """Holds the latest status; any thread may publish or read, since a reference is replaced as a whole."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+
+    def publish(self, status: Status) -> None:
+        """Replace the status; called by the worker at the end of each turn, and at the start of each phase."""
+        self._status = status
+
+    def read(self) -> Status:
+        """Return the latest status."""
+        return self._status

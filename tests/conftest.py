@@ -1,0 +1,23 @@
+"""Fixtures that every test may ask for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from broker import Broker, BrokerUnavailable
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[Broker]:
+    """A real Apache Kafka; skips where it cannot run, fails there when `STREAMAL_REQUIRE_ALL=1`."""
+    with ExitStack() as stack:
+        try:
+            running = stack.enter_context(Broker())
+        except BrokerUnavailable as error:
+            if os.environ.get("STREAMAL_REQUIRE_ALL") == "1":
+                raise
+            pytest.skip(str(error))
+        yield running

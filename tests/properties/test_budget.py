@@ -1,0 +1,155 @@
+"""The budget holds at every prefix and in every window, whatever is wished for, and exploration is never refused by it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from streamal.selection.budget import Budget, BudgetPlan, Limit, deal
+from streamal.selection.coin import Coin, mix
+from streamal.selection.exploration import Exploration
+
+rates = st.one_of(st.floats(0.002, 1.0), st.sampled_from([0.01, 0.05, 0.2, 0.5, 1.0]))
+wishes = st.sampled_from([0.0, 0.02, 0.2, 1.0])
+
+
+def run(
+    plan: BudgetPlan, share: float, wish: Callable[[int], bool], answered: float, seed: int, length: int
+) -> tuple[list[bool], int, Budget]:
+    """Decide on `length` instances as a lane does; returns the requests and how often exploration was refused."""
+    budget = Budget(plan)
+    exploration = Exploration(plan.rate, share, Coin(seed, 0), begin=budget.first_exploration)
+    requests, refused = [], 0
+    for number in range(1, length + 1):
+        pending = int(budget.asked * (1.0 - answered))
+        drawn = exploration.step(number, pending / (budget.asked + 1) if budget.tokens >= 0.0 else 0.0)
+        budget.accrue(exploration.floor, float(number))
+        borrow = not drawn and budget.may_borrow(exploration.to_come(budget.loan_end))
+        asked = drawn or borrow or wish(number)
+        if asked and budget.refusal(1.0, 0, free=drawn or borrow) is not None:
+            refused += drawn
+            asked = False
+        if asked:
+            budget.spend(1.0, explored=drawn)
+            exploration.done |= drawn
+        requests.append(asked)
+        bound = max(plan.loan, plan.rate * number + 1.0) if plan.loan else plan.rate * number
+        assert budget.asked <= bound + 1e-9
+    return requests, refused, budget
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    rate=rates,
+    loan=st.integers(0, 60),
+    share=st.floats(0.02, 0.5),
+    part=wishes,
+    answered=st.sampled_from([0.0, 0.5, 1.0]),
+    seed=st.integers(0, 2**32),
+    burst=st.floats(3.0, 60.0),
+)
+def test_no_prefix_and_no_window_exceeds_its_bound(
+    rate: float, loan: int, share: float, part: float, answered: float, seed: int, burst: float
+) -> None:
+    plan = BudgetPlan(rate=rate, loan=loan, burst=burst)
+    requests, refused, _ = run(plan, share, lambda n: mix(seed + n) / 2**64 < part, answered, seed, 3_000)
+    assert refused == 0
+    total = [0]
+    for asked in requests:
+        total.append(total[-1] + asked)
+    for window in (1, 7, 100, 1_000):
+        most = max(total[i + window] - total[i] for i in range(len(requests) - window))
+        assert most <= max(loan, burst) + rate * window + 1e-9
+
+
+@settings(max_examples=40, deadline=None)
+@given(rate=st.floats(0.05, 0.5), loan=st.integers(0, 20), seed=st.integers(0, 2**32))
+def test_full_demand_spends_the_allowance(rate: float, loan: int, seed: int) -> None:
+    _, _, budget = run(BudgetPlan(rate=rate, loan=loan), 0.05, lambda _: True, 1.0, seed, math.ceil(500 / rate))
+    assert budget.asked >= 0.99 * budget.allowed
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    count=st.integers(0, 50),
+    cost=st.floats(0.0, 30.0),
+    per=st.floats(1.0, 500.0),
+    times=st.lists(st.floats(0.0, 2_000.0), min_size=1, max_size=300),
+)
+def test_no_period_exceeds_its_limits_even_when_the_clock_jumps_back(
+    count: int, cost: float, per: float, times: list[float]
+) -> None:
+    limits = (Limit("count", count, per), Limit("cost", cost, per))
+    budget = Budget(BudgetPlan(rate=1.0, loan=0, limits=limits))
+    spent: dict[int, list[float]] = {}
+    for number, time in enumerate(times):
+        budget.accrue(0.0, time)
+        price = float(number % 3)
+        if budget.refusal(price, 0, free=True) is None:
+            budget.spend(price, explored=True)
+            spent.setdefault(int(budget.clock // per), []).append(price)
+    for prices in spent.values():
+        assert len(prices) <= count
+        assert sum(prices) <= cost
+
+
+def test_the_queue_is_bounded() -> None:
+    budget = Budget(BudgetPlan(rate=1.0, max_pending=3))
+    budget.accrue(0.0, 0.0)
+    assert budget.refusal(1.0, 2, free=False) is None
+    assert budget.refusal(1.0, 3, free=True) == "queue_full"
+
+
+def test_an_expired_request_is_refunded_only_if_the_plan_says_so() -> None:
+    for refund, expected in ((True, 1.0), (False, 0.0)):
+        budget = Budget(BudgetPlan(rate=0.5, refund_expired=refund))
+        budget.refund()
+        assert budget.tokens == expected
+        assert budget.allowed == expected
+
+
+@given(total=st.integers(0, 10_000), partitions=st.integers(1, 64))
+def test_dealing_loses_nothing(total: int, partitions: int) -> None:
+    parts = deal(total, partitions)
+    assert sum(parts) == total
+    assert max(parts) - min(parts) <= 1
+
+
+def test_a_share_of_the_burst_that_can_never_ask_is_refused() -> None:
+    with pytest.raises(Exception, match=r"set it to 12 or more"):
+        BudgetPlan(rate=0.1).deal(4, burst=8.0)
+
+
+@given(
+    rate=rates,
+    seed=st.integers(0, 2**32),
+    cut=st.integers(1, 400),
+)
+@settings(max_examples=50, deadline=None)
+def test_state_goes_on_exactly(rate: float, seed: int, cut: int) -> None:
+    plan = BudgetPlan(rate=rate, limits=(Limit("count", 10, 50.0),))
+    budget, exploration = Budget(plan), Exploration(rate, 0.05, Coin(seed, 3))
+    for number in range(1, 500):
+        if number == cut:
+            state, blocks = budget.state(), exploration.state()
+            budget, exploration = Budget(plan), Exploration(rate, 0.05, Coin(seed, 3))
+            budget.restore(state)
+            exploration.restore(blocks)
+            assert (budget.state(), exploration.state()) == (state, blocks)
+        drawn = exploration.step(number, 0.0)
+        budget.accrue(exploration.floor, float(number))
+        if drawn and budget.refusal(1.0, 0, free=True) is None:
+            budget.spend(1.0, explored=True)
+            exploration.done = True
+    reference, blocks_once = Budget(plan), Exploration(rate, 0.05, Coin(seed, 3))
+    for number in range(1, 500):
+        drawn = blocks_once.step(number, 0.0)
+        reference.accrue(blocks_once.floor, float(number))
+        if drawn and reference.refusal(1.0, 0, free=True) is None:
+            reference.spend(1.0, explored=True)
+            blocks_once.done = True
+    assert (budget.state(), exploration.state()) == (reference.state(), blocks_once.state())

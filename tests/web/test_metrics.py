@@ -1,0 +1,278 @@
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+from typing import get_args
+
+import pytest
+from prometheus_client.samples import Sample
+
+from streamal.events import (
+    AnswerForwarded,
+    ExampleSkipped,
+    InstancesDecided,
+    LabelRequested,
+    RecordRefused,
+    RequestResolved,
+    RequestSkipped,
+)
+from streamal.messages import DeadLetter, LabelRequest, Outcome, OutcomeKind, Reason, Received
+from streamal.selection.budget import Permit
+from streamal.web.metrics import MAX_CLASSES, REASONS, Metrics
+from streamal.web.status import PartitionStatus, Status
+
+STATUS = Status(
+    pipeline="fraud",
+    phase="running",
+    beat=1.0,
+    started_at=1000.0,
+    rate=0.05,
+    partitions={
+        0: PartitionStatus(seen=1000, asked=40, allowed=50.0, loan=5, pending=3, lag={"instances": 7, "answers": 1}),
+        1: PartitionStatus(seen=600, asked=25, allowed=30.0, loan=5, pending=2, lag={"instances": 0, "answers": 0}),
+    },
+    model_version=33,
+    accuracy=0.75,
+    rebalances=2,
+    oldest_pending_at=1500.0,
+    last_commit_at=1600.0,
+)
+REQUEST = LabelRequest(
+    partition=0,
+    offset=41,
+    instance_id="tx-1",
+    features={"amount": 12.5},
+    display=None,
+    prediction={"ok": 0.52, "fraud": 0.48},
+    utility=-0.08,
+    propensity=1.0,
+    reason="uncertainty",
+    would_select=True,
+    strategy="class_conditional",
+    model_version=3,
+    requested_at=1000.0,
+    expires_at=None,
+    budget={"seen": 1, "asked": 1, "allowed": 0.05},
+)
+
+
+def outcome(kind: OutcomeKind, label: str | float | None = None) -> Outcome:
+    return Outcome(
+        kind=kind,
+        partition=0,
+        offset=41,
+        instance_id="tx-1",
+        features={"amount": 12.5},
+        label=label,
+        weight=1.0,
+        prediction={},
+        utility=1.0,
+        propensity=1.0,
+        reason="uncertainty",
+        would_select=True,
+        strategy="class_conditional",
+        model_version=3,
+        requested_at=1000.0,
+        resolved_at=1060.0,
+        annotator=None,
+    )
+
+
+def refused(topic: str, reason: str) -> RecordRefused:
+    return RecordRefused(DeadLetter(Received(topic, 0, 1, 0, None, b"", ()), reason, "refused"))
+
+
+def decided(count: int, asked: int, **declined: int) -> InstancesDecided:
+    return InstancesDecided(0, count, asked, declined, range(count), (), (0.5,) * count)
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics("fraud", ("ok", "fraud"), config_hash="abc")
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"streamal_{name}", {"pipeline": "fraud", **labels})
+
+
+def test_a_decided_batch_counts_all_its_instances(metrics: Metrics) -> None:
+    metrics.observe(decided(100, 5, low_utility=90, rate=3, queue_full=2))
+    assert value(metrics, "instances_total", decision="request") == 5
+    assert value(metrics, "instances_total", decision="pass") == 95
+    assert value(metrics, "budget_denied_total", permit="rate") == 3
+    assert value(metrics, "budget_denied_total", permit="queue_full") == 2
+    assert value(metrics, "budget_denied_total", permit="low_utility") is None
+
+
+def test_requests_count_by_reason_and_show_their_utility(metrics: Metrics) -> None:
+    for utility in (-0.08, 0.3, math.inf, math.nan):
+        metrics.observe(LabelRequested(replace(REQUEST, utility=utility, reason="exploration")))
+    assert value(metrics, "label_requests_total", reason="exploration") == 4
+    assert value(metrics, "utility_count") == 2
+    assert value(metrics, "utility_bucket", le="-0.05") == 1
+    assert value(metrics, "utility_non_finite_total") == 2
+
+
+def test_every_answer_that_is_read_has_one_result(metrics: Metrics) -> None:
+    metrics.observe(RequestResolved(outcome("learned", "fraud"), 60.0))
+    metrics.observe(RequestResolved(outcome("abstained"), 60.0))
+    metrics.observe(RequestResolved(outcome("invalid"), 60.0))
+    metrics.observe(RequestSkipped(0, "0-41"))
+    metrics.observe(AnswerForwarded(0, 1, None, b"{}"))
+    for reason in ("duplicate", "conflict", "expired", "unknown", "bad_label"):
+        metrics.observe(refused("answers", reason))
+    results = ("learned", "abstained", "invalid", "skipped", "forwarded", "duplicate", "conflict", "late", "orphan")
+    assert [value(metrics, "labels_total", result=result) for result in (*results, "refused")] == [1.0] * 10
+    assert value(metrics, "class_labels_total", **{"class": "fraud"}) == 1
+    assert value(metrics, "class_labels_total", **{"class": "ok"}) == 0
+    assert value(metrics, "label_latency_seconds_count") == 3
+    assert value(metrics, "label_latency_seconds_bucket", le="60.0") == 3
+
+
+def test_an_expired_request_is_no_label(metrics: Metrics) -> None:
+    metrics.observe(RequestResolved(outcome("expired"), 604800.0))
+    assert value(metrics, "requests_expired_total") == 1
+    assert value(metrics, "label_latency_seconds_count") == 0
+    assert sum(sample.value for sample in samples(metrics, "streamal_labels_total")) == 0
+
+
+def test_a_refused_instance_is_counted_as_invalid(metrics: Metrics) -> None:
+    metrics.observe(refused("instances", "decode_error"))
+    metrics.observe(refused("instances", "something new"))
+    metrics.observe(refused("outcomes", "learning_failed"))
+    assert value(metrics, "instances_total", decision="invalid") == 2
+    assert value(metrics, "dead_letters_total", topic="instances", reason="decode_error") == 1
+    assert value(metrics, "dead_letters_total", topic="instances", reason="other") == 1
+    assert value(metrics, "dead_letters_total", topic="other", reason="learning_failed") == 1
+
+
+def test_topics_may_have_other_names() -> None:
+    metrics = Metrics("fraud", instances="transactions", answers="labels")
+    metrics.observe(refused("transactions", "tombstone"))
+    metrics.observe(refused("labels", "duplicate"))
+    assert value(metrics, "instances_total", decision="invalid") == 1
+    assert value(metrics, "dead_letters_total", topic="labels", reason="duplicate") == 1
+    assert value(metrics, "labels_total", result="duplicate") == 1
+
+
+def test_a_skipped_example_is_a_fault(metrics: Metrics) -> None:
+    metrics.observe(ExampleSkipped(outcome("learned", "ok"), "ValueError"))
+    metrics.fault("ledger_torn")
+    assert value(metrics, "faults_total", kind="example_skipped") == 1
+    assert value(metrics, "faults_total", kind="ledger_torn") == 1
+    assert value(metrics, "faults_total", kind="commit_refused") == 0
+
+
+def test_classes_are_capped(metrics: Metrics) -> None:
+    for i in range(100):
+        metrics.observe(RequestResolved(outcome("learned", f"class {i}"), 1.0))
+    found = samples(metrics, "streamal_class_labels_total")
+    assert len(found) == MAX_CLASSES + 1
+    assert sum(sample.value for sample in found) == 100
+    assert value(metrics, "class_labels_total", **{"class": "other"}) == 100 - (MAX_CLASSES - 2)
+
+
+def test_a_regression_label_is_no_class(metrics: Metrics) -> None:
+    before = len(samples(metrics, "streamal_class_labels_total"))
+    metrics.observe(RequestResolved(outcome("learned", 2.5), 1.0))
+    assert len(samples(metrics, "streamal_class_labels_total")) == before
+
+
+def test_gauges_follow_the_status(metrics: Metrics) -> None:
+    metrics.reflect(STATUS)
+    expected = {
+        "budget_limit_ratio": 0.05,
+        "budget_spent_ratio": 65 / 1600,
+        "budget_remaining_labels": 15.0,
+        "pending_requests": 5,
+        "oldest_pending_request_timestamp_seconds": 1500.0,
+        "last_commit_timestamp_seconds": 1600.0,
+        "last_poll_timestamp_seconds": 0.0,
+        "assigned_partitions": 2,
+        "ready": 1,
+        "model_updates": 33,
+        "rebalances_total": 2,
+    }
+    assert {name: value(metrics, name) for name in expected} == expected
+    assert value(metrics, "model_error_ratio", estimator="prequential") == 0.25
+    assert value(metrics, "consumer_lag_records", topic="instances", partition="0") == 7
+    assert value(metrics, "partition_asked_labels", partition="1") == 25
+    assert value(metrics, "partition_bound_labels", partition="1") == 31
+
+
+def test_an_unknown_accuracy_is_no_error_of_zero(metrics: Metrics) -> None:
+    metrics.reflect(replace(STATUS, accuracy=None))
+    error = value(metrics, "model_error_ratio", estimator="prequential")
+    assert error is not None
+    assert math.isnan(error)
+
+
+def test_series_of_partitions_that_left_are_dropped(metrics: Metrics) -> None:
+    metrics.reflect(STATUS)
+    metrics.reflect(replace(STATUS, partitions={1: STATUS.partitions[1]}, rebalances=3))
+    assert value(metrics, "consumer_lag_records", topic="instances", partition="0") is None
+    assert value(metrics, "partition_seen_instances", partition="0") is None
+    assert value(metrics, "partition_seen_instances", partition="1") == 600
+    assert value(metrics, "rebalances_total") == 3
+    metrics.reflect(replace(STATUS, partitions={}, rebalances=3))
+    assert value(metrics, "budget_spent_ratio") == 0.0
+    assert value(metrics, "rebalances_total") == 3
+
+
+def test_events_make_no_new_series() -> None:
+    metrics = Metrics("fraud", ("ok",))
+    before = series(metrics)
+    metrics.observe(decided(10, 1, low_utility=5, **dict.fromkeys(get_args(Permit), 1)))
+    for reason in get_args(Reason):
+        metrics.observe(LabelRequested(replace(REQUEST, reason=reason)))
+    for kind in get_args(OutcomeKind):
+        metrics.observe(RequestResolved(outcome(kind, "ok"), 1.0))
+    for topic in ("instances", "answers", "elsewhere"):
+        for reason in (*REASONS, "novel"):
+            metrics.observe(refused(topic, reason))
+    for step in ("decision", "learn", "commit"):
+        metrics.took(step, 0.001)
+    assert series(metrics) == before
+
+
+def series(metrics: Metrics) -> set[tuple[str, tuple[tuple[str, str], ...]]]:
+    found = (sample for family in metrics.registry.collect() for sample in family.samples)
+    return {(sample.name, tuple(sorted(sample.labels.items()))) for sample in found}
+
+
+def test_the_objective_has_a_bucket_of_its_own(metrics: Metrics) -> None:
+    metrics.took("decision", 0.01)
+    assert value(metrics, "decision_duration_seconds_bucket", le="0.01024") == 1
+    assert value(metrics, "learn_duration_seconds_count") == 0
+
+
+def test_the_form_follows_the_accept_header(metrics: Metrics) -> None:
+    text, kind = metrics.render()
+    assert kind.startswith("text/plain")
+    assert b'streamal_config_info{hash="abc",pipeline="fraud"} 1.0' in text
+    assert b"streamal_build_info{" in text
+    assert b"_created" not in text
+    text, kind = metrics.render("application/openmetrics-text; version=1.0.0")
+    assert kind.startswith("application/openmetrics-text")
+    assert text.endswith(b"# EOF\n")
+
+
+@pytest.mark.promtool
+def test_prometheus_finds_nothing_to_complain_about(metrics: Metrics) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        if os.environ.get("STREAMAL_REQUIRE_ALL") == "1":
+            pytest.fail("promtool is not installed, and STREAMAL_REQUIRE_ALL=1")
+        pytest.skip("promtool is not installed (Debian: apt-get install prometheus)")
+    metrics.observe(decided(10, 1, low_utility=9))
+    metrics.reflect(STATUS)
+    text, _ = metrics.render()
+    done = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def samples(metrics: Metrics, name: str) -> list[Sample]:
+    return [sample for family in metrics.registry.collect() for sample in family.samples if sample.name == name]
