@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
+from rich.console import Console
+from rich.progress import Progress, TaskID
 
+from streamal.annotate.oracle import Oracle
 from streamal.decoding import AnswerDecoder, InstanceDecoder, InstanceFormat
+from streamal.evaluate.simulate import Simulation, simulate
+from streamal.evaluate.stream import read
 from streamal.lane import SamplingPlan
 from streamal.learning import presets
 from streamal.learning.model import Model
@@ -29,7 +38,6 @@ from streamal.web.metrics import Metrics
 from streamal.web.server import Server
 
 OWN_DIRECTORY: Final = ".streamal"
-COMPACTED: Final = ("snapshots", "control")
 
 
 def open_log(settings: Settings) -> Log:
@@ -85,8 +93,8 @@ def create_topics(settings: Settings, log: Log) -> list[str]:
     topics = topics_of(settings)
     log.create_topics({topics.instances: settings.transport.partitions})
     count = log.partitions(topics.instances)
-    compacted = frozenset(getattr(topics, name) for name in COMPACTED)
-    return list(log.create_topics(topics.partitions(count), compacted=compacted))
+    wanted = topics.partitions(count)
+    return list(log.create_topics(wanted, compacted=[topics.snapshots, topics.control], kept=[topics.outcomes]))
 
 
 def build_model(settings: Settings) -> Model:
@@ -210,3 +218,40 @@ def build_service(settings: Settings, log: Log) -> Service:
     http = settings.http
     server = Server(reporter.board, metrics, http.host, http.port, http.reveal_token()) if http.port else None
     return Service(worker, reporter, server)
+
+
+def simulate_all(
+    runs: Sequence[Settings], oracles: Sequence[Oracle], file: Path, *, label: str, rows: int | None, quiet: bool
+) -> list[Simulation]:
+    """Run one simulation after the other on a labelled file, with a progress bar unless `quiet`.
+
+    Raises:
+        ConfigError: the file or the settings do not fit; see `check` and `streamal.evaluate.stream.read`.
+    """
+    task = check(runs[0]).task
+    stream = list(islice(read(file, label=label, task=task), rows))
+    classes = sorted({row.label for row in stream if isinstance(row.label, str)})
+    found = []
+    with Progress(*Progress.get_default_columns(), console=Console(stderr=True), disable=quiet) as progress:
+        for settings, oracle in zip(runs, oracles, strict=True):
+            name = f"{settings.strategy.name} (seed {settings.strategy.seed})"
+            bar = progress.add_task(name, total=len(stream))
+            plan = replace(plans_of(settings, task, 1)[0], serve=True)
+            found.append(
+                simulate(
+                    stream,
+                    len(stream),
+                    plan,
+                    build_model(settings),
+                    oracle,
+                    model_name=settings.model.factory or settings.model.kind,
+                    classes=classes,
+                    progress=partial(_advance, progress, bar),
+                )
+            )
+            progress.update(bar, completed=len(stream))
+    return found
+
+
+def _advance(progress: Progress, bar: TaskID, rows: int) -> None:
+    progress.update(bar, completed=rows)

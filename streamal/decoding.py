@@ -1,14 +1,13 @@
 """The border: from the bytes that others wrote to instances and answers, letting nothing harmful through.
 
-One NaN makes a linear model predict NaN for ever, and one label of another type breaks a tree; so every record is checked
-in full before anything else sees it. A refused one raises `BadRecord` with a reason, becomes a dead letter, and changes
-nothing: it does not count as seen, and the model never hears of it.
+One NaN makes a linear model predict NaN for ever, and one label of another type breaks a tree; so every record is
+checked in full before anything else sees it. A refused one raises `BadRecord` with a reason, becomes a dead letter,
+and changes nothing: it does not count as seen, and the model never hears of it.
 """
 
 from __future__ import annotations
 
 import json
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,6 @@ from streamal.messages import (
     MAX_BYTES,
     MAX_FEATURES,
     MAX_INTEGER,
-
     MAX_NAME,
     MAX_NUMBER,
     SCHEMA,
@@ -40,6 +38,8 @@ NAME: Final = re.compile(rf"[\w .:/-]{{1,{MAX_NAME}}}")
 KNOWN_NAMES: Final = 10_000
 MAX_CLASSES: Final = 1_000
 MAX_ID: Final = 256
+MAX_DEPTH: Final = 100
+"""Levels of a display; the writer of JSON refuses at 254, and the label request around it takes some."""
 SCALARS: Final = frozenset({float, int, str, bool, type(None)})
 FLOATS: Final = frozenset({float})
 KINDS: Final[tuple[AnswerKind, ...]] = get_args(AnswerKind)
@@ -99,8 +99,8 @@ class InstanceFormat:
     """Where in a JSON object the parts of an instance stand; names may be dotted paths.
 
     `features = ""` takes the whole object without the other named fields. `types` declares features as `number`,
-    `string` or `boolean`; a declared one of another type is refused. `cost` is a number, or names the feature that holds
-    what the label of this instance costs.
+    `string` or `boolean`; a declared one of another type is refused. `cost` is a number, or names the feature that
+    holds what the label of this instance costs.
     """
 
     id: str = "id"
@@ -139,7 +139,7 @@ class InstanceDecoder:
             timestamp=record.timestamp / 1000.0,
             id=self._id(found, record),
             features=features,
-            display=self._find(found, "display", None),
+            display=self._display(found),
             label=None if label is MISSING or label is None else canonical_label(label, self._form.task),
             cost=self._cost(features),
         )
@@ -168,8 +168,16 @@ class InstanceDecoder:
         if identity is None:
             return f"{record.partition}-{record.offset}"
         if type(identity) not in (str, int) or len(str(identity)) > MAX_ID:
-            raise BadRecord("bad_id", f"'{self._form.id}' must be a string or an integer of at most {MAX_ID} characters")
+            raise BadRecord(
+                "bad_id", f"'{self._form.id}' must be a string or an integer of at most {MAX_ID} characters"
+            )
         return str(identity)
+
+    def _display(self, found: dict[str, Any]) -> Any:
+        display = self._find(found, "display", None)
+        if not shallow(display, MAX_DEPTH):
+            raise BadRecord("too_deep", f"'{self._form.display}' is nested deeper than {MAX_DEPTH} levels")
+        return display
 
     def _check(self, features: Features) -> None:
         if len(features) > self._form.max_features:
@@ -212,6 +220,19 @@ class InstanceDecoder:
 def _named(form: InstanceFormat) -> dict[str, str]:
     paths = {"id": form.id, "features": form.features, "display": form.display, "label": form.label}
     return {name: path for name, path in paths.items() if path}
+
+
+def shallow(value: Any, depth: int) -> bool:
+    """Say whether objects and lists are nested within so many levels.
+
+    >>> shallow({"a": [1]}, 2), shallow({"a": [[]]}, 2)
+    (True, False)
+    """
+    if type(value) is dict:
+        value = value.values()
+    elif type(value) is not list:
+        return True
+    return depth > 0 and all(shallow(inner, depth - 1) for inner in value)
 
 
 def _check_numbers(values: Any) -> None:
@@ -270,5 +291,3 @@ class AnswerDecoder:
                     raise BadRecord("too_many_classes", f"more than {MAX_CLASSES} classes; list them in model.classes")
                 self._met.add(label)
         return label
-
-

@@ -1,4 +1,6 @@
-"""Everything that can go wrong, as one tree; each message says what was expected, what came, the likely cause and the cure.
+"""Everything that can go wrong, as one tree.
+
+Each message says what was expected, what came, the likely cause and the cure.
 
 ::
 
@@ -13,8 +15,8 @@
         ├── CommitRefused      a commit did not go through: fenced, expelled, or in the midst of a rebalance
         └── DeadlineMissed     a start-up phase or a commit took longer than it may
 
-`exit_code` is what the process ends with when the error reaches its outer edge. `retriable` says that the same worker may
-go on after dropping what it collected; everything else ends the process, and the supervisor starts a new one.
+`exit_code` is what the process ends with when the error reaches its outer edge. `retriable` says that the same worker
+may go on after dropping what it collected; everything else ends the process, and the supervisor starts a new one.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ class InstancesDecided:
     """A run of instances of one partition was decided on.
 
     `declined` counts why the others were not asked about: `low_utility`, or a permit that was refused (`rate`,
-    `queue_full`, `limit_count`, `limit_cost`). `predictions` are the served model's, one per instance; `utilities` likewise.
+    `queue_full`, `limit_count`, `limit_cost`). `predictions` are the served model's, one per instance; `utilities`
+    likewise.
     """
 
     partition: int

@@ -1,9 +1,9 @@
 """One partition's decisions: utility, strategy, budget and coin in a fixed order, and the requests that came of them.
 
-For each instance: count it and let allowance accrue; let exploration say whether this is the drawn position of its block;
-let the strategy propose a propensity from the model that has learnt the pending instances; toss the coin. Exploration goes
-first, then the cold start's loan, then the strategy's wish; the budget has the last word on each. Nothing here depends on
-how a stretch of instances was cut into batches, so a replay need not know the cuts.
+For each instance: count it and let allowance accrue; let exploration say whether this is the drawn position of its
+block; let the strategy propose a propensity from the model that has learnt the pending instances; toss the coin.
+Exploration goes first, then the cold start's loan, then the strategy's wish; the budget has the last word on each.
+Nothing here depends on how a stretch of instances was cut into batches, so a replay need not know the cuts.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class Lane:
     def _consider(
         self, instance: Instance, prediction: Prediction, declined: Counter[str], utilities: list[float]
     ) -> tuple[float, float, Reason, bool] | None:
-        """Decide on one instance: utility, propensity, reason and whether the strategy would have asked; None declines."""
+        """Return utility, propensity, reason and whether the strategy would have asked; None if nobody is asked."""
         budget, exploration, standing = self._budget, self._exploration, self._standing
         pending = len(self.pending)
         seen = budget.seen + 1
@@ -203,13 +203,14 @@ class Lane:
         if not math.isfinite(utility):
             utility = math.inf
         utilities.append(utility)
-        would_select = self._coin.toss(instance.offset) < propensity
+        wanted = self._coin.toss(instance.offset) < propensity
+        would_select = wanted and budget.tokens >= 1.0
         reason: Reason | None = None
         if drawn:
             reason, propensity = "exploration", exploration.floor
         elif budget.may_borrow(exploration.to_come(budget.loan_end)):
             reason, propensity = "cold_start", 1.0
-        elif would_select:
+        elif wanted:
             reason = "uncertainty"
         if reason is None:
             declined["low_utility"] += 1
@@ -224,7 +225,7 @@ class Lane:
             return None
         budget.spend(instance.cost, explored=drawn)
         exploration.done |= drawn
-        return utility, propensity, reason, would_select and budget.tokens >= 1.0
+        return utility, propensity, reason, would_select
 
     def _request(
         self, instance: Instance, served: Prediction | None, asked: tuple[float, float, Reason, bool], now: float
@@ -244,7 +245,7 @@ class Lane:
             utility=utility,
             propensity=propensity,
             reason=reason,
-            would_select=would_select or reason == "uncertainty",
+            would_select=would_select,
             strategy=self._plan.strategy,
             model_version=self._fold.version,
             requested_at=round(now, 3),
@@ -313,9 +314,11 @@ class Lane:
         return RequestResolved(outcome, max(0.0, now - request.requested_at))
 
     def moments_due(self, now: float) -> Moments | None:
-        """Return the moments of the instances since the last ones: at each doubling at first, then per 1,000 instances."""
+        """Return the moments of the instances since the last ones: at each doubling, later at most once a second."""
         count = self._moments.count
-        if not count or count < min(MOMENTS_EVERY, self.seen / 2) or now - self._moments_at < MOMENTS_SPACING:
+        doubled = count >= self.seen / 2
+        due = count >= MOMENTS_EVERY and now - self._moments_at >= MOMENTS_SPACING
+        if not count or not (doubled or due):
             return None
         self._moments_at = now
         return Moments(self._partition, count, self._moments.take())

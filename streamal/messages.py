@@ -52,9 +52,9 @@ REQUEST_ID: Final = re.compile(r"(\d{1,9})-(\d{1,18})")
 
 
 class Moment(NamedTuple):
-    """Count, mean and sum of squared deviations of one numeric feature over some instances."""
+    """Number of values, mean and sum of squared deviations of one numeric feature over some instances."""
 
-    count: int
+    size: int
     mean: float
     deviation: float
 
@@ -98,8 +98,8 @@ class LabelRequest:
     """The question put to the annotators, with all that decided it.
 
     `propensity` is the probability of having been asked, as executed; `would_select` says, for a request of the
-    exploration arm, whether the strategy would have asked anyhow. `budget` holds `seen`, `asked` (this request included)
-    and `allowed` of the partition. Times are in seconds since 1970.
+    exploration arm, whether the strategy would have asked anyhow. `budget` holds `seen`, `asked` (this request
+    included) and `allowed` of the partition. Times are in seconds since 1970.
     """
 
     partition: int
@@ -357,15 +357,17 @@ def parse_request_id(text: str) -> tuple[int, int]:
     streamal.errors.BadRecord: a request_id has the form <partition>-<offset>, as the label request carries it
     """
     if not (found := REQUEST_ID.fullmatch(text)):
-        raise BadRecord("bad_request_id", "a request_id has the form <partition>-<offset>, as the label request carries it")
+        raise BadRecord(
+            "bad_request_id", "a request_id has the form <partition>-<offset>, as the label request carries it"
+        )
     return int(found[1]), int(found[2])
 
 
 def canonical_label(label: object, task: Task) -> Label:
     """Return a label as the model takes it: a class as a string, a regression target as a float.
 
-    >>> canonical_label(True, "classification"), canonical_label(1, "classification"), canonical_label(2.0, "classification")
-    ('true', '1', '2')
+    >>> [canonical_label(label, "classification") for label in (True, 1, 2.0)]
+    ['true', '1', '2']
     >>> canonical_label(3, "regression")
     3.0
 

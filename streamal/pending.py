@@ -1,8 +1,8 @@
 """Label requests that wait for their answer, with the features they were asked about.
 
 Verification latency is normal: answers come hours later, out of order, or never. A request leaves by its first valid
-answer or by expiry. The last `REMEMBERED` that left are kept by number and label only, so that a late or second answer can
-be told from one to a request that never was.
+answer or by expiry. The last `REMEMBERED` that left are kept by number and label only, so that a late or second
+answer can be told from one to a request that never was.
 """
 
 from __future__ import annotations
@@ -58,11 +58,14 @@ class PendingRequests:
     def expired(self, now: float) -> list[LabelRequest]:
         """Return the requests whose time is up, oldest first; they stay until removed.
 
-        Requests expire in the order they were made, since all wait equally long.
+        Requests expire in the order they were made, since all wait equally long; those made while there was no expiry
+        wait for ever and hold nobody up.
         """
         found = []
         for request in self._waiting.values():
-            if request.expires_at is None or request.expires_at > now:
+            if request.expires_at is None:
+                continue
+            if request.expires_at > now:
                 break
             found.append(request)
         return found

@@ -1,8 +1,8 @@
 """The selective sampler: batch in, events out, and no I/O; production, simulation and replay run this very object.
 
-It owns the fold (one model for all partitions) and one `Lane` for each partition it was given. The order of calls is the
-whole truth: the same calls with the same arguments give the same events and the same ledgers, bit for bit. Between two
-calls of `fold` the model does not change, so a batch is predicted at once.
+It owns the fold (one model for all partitions) and one `Lane` for each partition it was given. The order of calls is
+the whole truth: the same calls with the same arguments give the same events and the same ledgers, bit for bit.
+Between two calls of `fold` the model does not change, so a batch is predicted at once.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from streamal.messages import Answer, DeadLetter, Instance, LabelRequest, Moment
 class Handover:
     """What a new owner of a partition needs: all that its predecessor left in the log.
 
-    `ledger` is None for a partition without a history. `requests` are the label requests since the oldest pending one,
-    in order; `outcomes` those of this partition since then. `recent` are the last instances before the position, to warm
-    soft state with.
+    `ledger` is None for a partition without a history. `requests` are the label requests since the oldest pending
+    one, in order; `outcomes` those of this partition since then. `recent` are the last instances before the position,
+    to warm soft state with.
     """
 
     ledger: dict[str, Any] | None = None

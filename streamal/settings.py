@@ -510,6 +510,23 @@ def load(path: Path | None) -> Settings:
         raise ConfigError(msg) from None
 
 
+def revised(settings: Settings, section: str, values: Mapping[str, Any]) -> Settings:
+    """Return settings with some values of a section replaced, validated as those of a file are.
+
+    Raises:
+        ConfigError: a value is out of its bounds.
+    """
+    if not values:
+        return settings
+    found: BaseModel = getattr(settings, section)
+    try:
+        changed = type(found).model_validate(found.model_dump() | dict(values))
+    except ValidationError as error:
+        lines = [_explain(fault | {"loc": (section, *fault["loc"])}, None) for fault in error.errors(include_url=False)]
+        raise ConfigError("\n".join(lines)) from None
+    return settings.model_copy(update={section: changed})
+
+
 def example_toml() -> str:
     """Return the annotated file of all defaults."""
     head = [

@@ -1,7 +1,8 @@
 """Prequential scores: each prediction is scored before its label is learned, over all instances that have one.
 
-In a simulation every instance's label is known, so these are the true figures. In production only answered requests have
-one, and those were chosen for being hard: the figure is then 10 to 15 points too low, and is shown with that caveat.
+In a simulation every instance's label is known, so these are the true figures. In production only answered requests
+have one, and those were chosen for being hard: the figure is then 10 to 15 points too low, and is shown with that
+caveat.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Prequential evaluation on a labelled stream: predict, score, decide, maybe ask, learn when the answer comes.
 
-The `SelectiveSampler` is the one that serves; only the log and the annotators are simulated. What was spent stands beside
-what was reached, and the budget is checked at every prefix.
+The `SelectiveSampler` is the one that serves; only the log and the annotators are simulated. What was spent stands
+beside what was reached, and the budget is checked at every prefix.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from streamal.annotate.oracle import Oracle
 from streamal.evaluate.prequential import Prequential
@@ -18,7 +18,7 @@ from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTake
 from streamal.lane import SamplingPlan
 from streamal.learning.fold import Fold
 from streamal.learning.model import Model
-from streamal.messages import Answer, Instance, Label, Moments, Outcome, Received
+from streamal.messages import Answer, Instance, Label, Moments, Outcome, Prediction, Received
 from streamal.sampler import Handover, SelectiveSampler
 
 CURVE_POINTS: Final = 200
@@ -38,7 +38,8 @@ class CurvePoint:
 class Simulation:
     """The result of one run.
 
-    `max_overshoot` is the largest excess of `asked` over its bound at any prefix, in labels; at most 0 when the budget held.
+    `max_overshoot` is the largest excess of `asked` over its bound at any prefix, in labels; at most 0 when the
+    budget held.
     """
 
     instances: int
@@ -63,6 +64,13 @@ class Simulation:
         return {**found, **scores}
 
 
+class Taken(NamedTuple):
+    """What became of one row: the served model's prediction, and whether its label was asked for."""
+
+    asked: bool
+    prediction: Prediction
+
+
 class Simulator:
     """One run, row by row; `classes` are those a mistaken annotator may name."""
 
@@ -78,22 +86,25 @@ class Simulator:
         self.learned = 0
         self.max_overshoot = -float("inf")
 
-    def step(self, number: int, row: Row) -> bool:
-        """Take one row; returns whether its label was asked for."""
+    def step(self, number: int, row: Row) -> Taken:
+        """Take one row."""
         instance = Instance(number, float(number), str(number), row.features)
-        asked = False
+        asked, prediction = False, None
         for event in self._sampler.see(0, [instance], float(number)):
             if isinstance(event, InstancesDecided):
-                self.scores.score(event.predictions[0], row.label)
+                prediction = event.predictions[0]
+                self.scores.score(prediction, row.label)
             elif isinstance(event, LabelRequested):
                 asked = True
-                self._due.append((number + self._oracle.delay, number, self._oracle.answer(number, row.label, self._classes)))
+                self._due.append(
+                    (number + self._oracle.delay, number, self._oracle.answer(number, row.label, self._classes))
+                )
         budget = self._plan.budget
         bound = max(budget.loan, self.lane.allowed + 1.0) if budget.loan else self.lane.allowed
         self.max_overshoot = max(self.max_overshoot, self.lane.asked - bound)
         self._log(self._sampler.tick(float(number)))
         self._answer(number)
-        return asked
+        return Taken(asked, prediction or {})
 
     def _answer(self, now: int) -> None:
         while self._due and self._due[0][0] <= now:
@@ -129,7 +140,7 @@ def simulate(
     classes: list[str],
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Simulation:
-    """Run a stream of `total` rows through a sampler; `progress` is called with the number of rows done now and then."""
+    """Run a stream of `total` rows through a sampler; `progress` is told now and then how many rows are done."""
     simulator = Simulator(plan, model, oracle, classes)
     curve: list[CurvePoint] = []
     every = max(1, total // CURVE_POINTS)

@@ -1,7 +1,7 @@
 """Labelled streams from files: CSV or JSON lines, plain or gzipped, one row at a time in the order of the file.
 
-In CSV a field that reads as a number is one, an empty field is missing, anything else is a string. In JSON lines a row is
-an object of scalars, or has a `features` object beside the label.
+In CSV a field that reads as a number is one, an empty field is missing, anything else is a string. In JSON lines a
+row is an object of scalars, or has a `features` object beside the label.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def _row(line: str) -> dict[str, Any]:
 
 def _labelled(row: Mapping[str, Any], label: str, task: Task, where: str, *, parse: bool) -> Row:
     if label not in row:
-        message = f"{where}: no column '{label}' for the label; there are {', '.join(map(str, row))}: name it by --label"
+        message = (
+            f"{where}: no column '{label}' for the label; there are {', '.join(map(str, row))}: name it by --label"
+        )
         raise ConfigError(message)
     features = {name: number(value) if parse else value for name, value in row.items() if name != label}
     found = row[label]

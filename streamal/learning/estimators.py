@@ -22,6 +22,8 @@ from river.utils.math import norm_cdf
 
 DENSITY_FLOOR: Final = 1e-9
 """River's own GaussianNB has the same floor; its trees have none."""
+MIN_VARIANCE: Final = 1e-300
+"""Below it the terms of a density leave the range of floats; such a spread counts as none."""
 CHUNK: Final = 24
 """Densities multiplied before taking a logarithm: with their floor the product stays above 1e-216."""
 
@@ -66,7 +68,7 @@ class LeanGaussian:
         """Return m, h and n of the density `n * exp(h * (x - m)^2)`; all are 0 while there is no spread."""
         if self._terms is None:
             variance = self.variance
-            usable = variance > 0.0
+            usable = variance > MIN_VARIANCE
             self._terms = (
                 (self.mean, -0.5 / variance, 1.0 / math.sqrt(math.tau * variance)) if usable else (0.0, 0.0, 0.0)
             )
@@ -120,6 +122,13 @@ class LeanGaussianNB(GaussianNB):
         self.gaussians: defaultdict[int, defaultdict[str, LeanGaussian]] = defaultdict(
             partial(defaultdict, partial(LeanGaussian, 0))
         )
+
+    def learn_one(self, x: Mapping[Any, Any], y: Any) -> None:
+        """Learn one example."""
+        self.class_counts[y] += 1
+        gaussians = self.gaussians[y]
+        for name, value in x.items():
+            gaussians[name].update(value)
 
     def log_priors(self) -> dict[int, float]:
         """Return the logarithm of each class's share of the examples."""

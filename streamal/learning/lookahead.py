@@ -2,7 +2,8 @@
 
 While answers are on their way the served model does not change, so it would ask about the same region again and
 again. The copy knows what has been asked: utilities come from it, predictions never. It is built anew on the first
-instance after enough answers came in, so that on average an answer costs a bounded number of learning steps.
+instance after enough answers came in, so that on average an answer costs a bounded number of learning steps. A
+regression gets none: its own prediction teaches it nothing.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ class Lookahead:
         self._changes = 0
 
     def model(self, served: Model, pending: Iterable[tuple[Features, Prediction]], waiting: int) -> Model:
-        """Return the copy, built anew if it is due, or the served model itself when nothing is pending."""
-        if not waiting or not served.lookahead:
+        """Return the copy, built anew if it is due, or the served model itself when there is no use for one."""
+        if not waiting or not served.lookahead or served.task == "regression":
             self._copy = None
             return served
         if self._copy is None or self._changes * STEPS_PER_ANSWER > waiting:

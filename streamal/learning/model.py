@@ -25,14 +25,14 @@ class Model(Protocol):
 
     @property
     def lookahead(self) -> bool:
-        """Whether copying the model is cheap enough to keep a copy that has learnt the pending instances (about 1 ms)."""
+        """Whether copying is cheap enough (about 1 ms) to keep a copy that has learnt the pending instances."""
 
     @property
     def scales(self) -> bool:
         """Whether `merge` has an effect; where it has none, nobody gathers moments."""
 
     def predict(self, batch: Sequence[Features]) -> list[Prediction]:
-        """Predict each instance; changes nothing, not even on feature names never seen. Never raises for valid features."""
+        """Predict each instance; changes nothing, not even on names never seen, and never raises for valid features."""
 
     def learn(self, features: Features, label: str | float, weight: float = 1.0) -> None:
         """Learn one labelled example.

@@ -29,14 +29,14 @@ def merge_moments(a: Moment, b: Moment) -> Moment:
     """Return the moment of the instances of both.
 
     >>> merge_moments(Moment(2, 1.0, 2.0), Moment(1, 4.0, 0.0))
-    Moment(count=3, mean=2.0, deviation=8.0)
+    Moment(size=3, mean=2.0, deviation=8.0)
     """
-    count = a.count + b.count
+    count = a.size + b.size
     if not count:
         return a
     delta = b.mean - a.mean
-    share = b.count / count
-    return Moment(count, a.mean + delta * share, a.deviation + b.deviation + delta * delta * a.count * share)
+    share = b.size / count
+    return Moment(count, a.mean + delta * share, a.deviation + b.deviation + delta * delta * a.size * share)
 
 
 class MomentAccumulator:
@@ -45,7 +45,7 @@ class MomentAccumulator:
     >>> gathered = MomentAccumulator()
     >>> gathered.add([{"x": 1.0, "city": "Oslo"}, {"x": 3.0, "city": None}])
     >>> gathered.count, gathered.take(), gathered.count
-    (2, {'x': Moment(count=2, mean=2.0, deviation=2.0)}, 0)
+    (2, {'x': Moment(size=2, mean=2.0, deviation=2.0)}, 0)
     """
 
     def __init__(self) -> None:

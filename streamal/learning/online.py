@@ -56,6 +56,7 @@ class OnlineModel:
         self._learned = 0
         self._layout: Layout | None = None
         self._scorer: Scorer | None = None
+        self._candidate: Layout = ()
         self._unbound = 0
 
     @property
@@ -81,10 +82,8 @@ class OnlineModel:
             return []
         layout = tuple(batch[0])
         if layout != self._layout:
-            self._unbound += len(batch)
-            if self._unbound < BIND_AFTER:
+            if not self._worth_binding(layout, batch):
                 return [self.predict_one(features) for features in batch]
-            self._forget_scorer()
             self._layout = layout
             self._scorer = make_scorer(self.estimator, self._scaling, layout, tuple(self._labels), self.predict_one)
         return self._scorer(batch) if self._scorer else [self.predict_one(features) for features in batch]
@@ -128,7 +127,14 @@ class OnlineModel:
         return copied
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_layout": None, "_scorer": None, "_unbound": 0}
+        return {**self.__dict__, "_layout": None, "_scorer": None, "_candidate": (), "_unbound": 0}
+
+    def _worth_binding(self, layout: Layout, batch: Sequence[Features]) -> bool:
+        """Whether enough instances had this layout; a stream whose layout never stays would compile without end."""
+        if layout != self._candidate:
+            self._candidate, self._unbound = layout, 0
+        self._unbound += len(batch)
+        return self._unbound >= BIND_AFTER and tuple(batch[-1]) == layout
 
     def _forget_scorer(self) -> None:
         self._layout = self._scorer = None

@@ -24,7 +24,7 @@ class Scaling:
     """Scales numbers; indicator columns and booleans pass as they are.
 
     >>> scaling = Scaling()
-    >>> scaling.merge({"x": Moment(count=4, mean=10.0, deviation=16.0)})
+    >>> scaling.merge({"x": Moment(size=4, mean=10.0, deviation=16.0)})
     >>> scaling.scale({"x": 12.0, "new": 3.0, "city=Oslo": 1.0}, {"x": 12.0, "new": 3.0, "city": "Oslo"})
     {'x': 1.0, 'new': 0.0, 'city=Oslo': 1.0}
     """
@@ -41,9 +41,9 @@ class Scaling:
             count = counts.get(name, 0)
             known = Moment(count, means.get(name, 0.0), variances.get(name, 0.0) * count)
             merged = merge_moments(known, moment)
-            if merged.count:
-                counts[name], means[name] = merged.count, merged.mean
-                variances[name] = merged.deviation / merged.count
+            if merged.size:
+                counts[name], means[name] = merged.size, merged.mean
+                variances[name] = merged.deviation / merged.size
 
     def learn(self, features: Features) -> None:
         """Take in one instance, by River's own update."""

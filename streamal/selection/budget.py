@@ -7,12 +7,13 @@ capped at ``burst - 2``. Exploration needs none: it makes at most A + 1 - 1/L re
     asked = selected + explored <= (B*n - A) + (A + 1) = B*n + 1,
 
 and in any window of n instances ``asked <= burst + B*n``. A **loan** lets a cold model ask for its first labels in
-advance: every 7th of the first 200 instances, while `asked`, this request and the exploration still to come before the loan
-is repaid stay within it. So ``asked <= max(loan, B*n + 1)``. Without a loan tokens begin at -1 and exploration begins
-once B*n reaches 1, which gives the strict ``asked <= B*n``.
+advance: every 7th of the first 200 instances, while `asked`, this request and the exploration still to come before
+the loan is repaid stay within it. So ``asked <= max(loan, B*n + 1)``. Without a loan tokens begin at -1 and
+exploration begins once B*n reaches 1, which gives the strict ``asked <= B*n``.
 
-**Further permits**: requests per period, cost per period, and requests waiting for an answer. Periods are fixed stretches
-of the log's own timestamps, which may only go forward, so a clock that jumps back cannot open a period twice.
+**Further permits**: requests per period, cost per period, and requests waiting for an answer. Periods are fixed
+stretches of the log's own timestamps, which may only go forward, so a clock that jumps back cannot open a period
+twice.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any, Final, Literal
 from streamal.errors import ConfigError
 
 DEFAULT_BURST: Final = 25.0
-"""Unused allowance kept per partition, in labels: room for the controllers of all strategies, a quarter of an hour of an annotator."""
+"""Unused allowance kept per partition, in labels: room for every strategy to steer, minutes of an annotator's work."""
 LEAST_BURST: Final = 3.0
 LOAN_EVERY: Final = 7
 LOAN_WITHIN: Final = 200
@@ -141,7 +142,7 @@ class Budget:
             self.clock = timestamp
 
     def may_borrow(self, to_come: int) -> bool:
-        """Say whether the loan advances this instance's request, with `to_come` exploration requests to keep room for."""
+        """Say whether the loan advances this request, with room kept for `to_come` exploration requests."""
         return (
             self.seen <= LOAN_WITHIN
             and (self.seen - 1) % LOAN_EVERY == 0

@@ -5,8 +5,9 @@ conformal p-value, uniform whatever the model as long as nothing changes, so ask
 tuning, and constant margins give exactly random sampling: cold and saturated models need no special case. The rate
 is tilted half-way towards classes that are predicted rarely.
 
-While many answers are pending the model lags behind, and the very top of the ranking holds what was asked about already;
-from `LATE_FROM` pending requests on, the sharp threshold is therefore softened to ``5 * (1 - rank)^4`` times the rate.
+While many answers are pending the model lags behind, and the very top of the ranking holds what was asked about
+already; from `LATE_FROM` pending requests on, the sharp threshold is therefore softened to ``5 * (1 - rank)^4`` times
+the rate.
 
 Source: conformal p-values after Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World (2005); margin sampling
 after Scheffer, Decomain, Wrobel (2001). The combination is streamal's own.

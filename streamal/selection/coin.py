@@ -1,6 +1,7 @@
-"""The coin that decides: uniform numbers that depend on nothing but seed, partition and offset, so a replay tosses the same.
+"""The coin that decides: uniform numbers from seed, partition and offset alone, so a replay tosses the same.
 
-The mixing function is the finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+The mixing function is the finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
+generators, 2014).
 """
 
 from __future__ import annotations

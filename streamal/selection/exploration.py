@@ -1,9 +1,9 @@
 """Stratified exploration: one instance of each block is asked about, whatever the model thinks.
 
-A block has `ceil(1 / (epsilon * rate))` instances, and the coin draws one position in it uniformly. So every instance has
-an exact chance of being asked that owes nothing to the model, the cost is exact, and estimates from these answers vary
-less than with independent coin flips. Rounding up keeps the share of exploration within `epsilon` of the budget, which the
-proof in `streamal.selection.budget` needs.
+A block has `ceil(1 / (epsilon * rate))` instances, and the coin draws one position in it uniformly. So every instance
+has an exact chance of being asked that owes nothing to the model, the cost is exact, and estimates from these answers
+vary less than with independent coin flips. Rounding up keeps the share of exploration within `epsilon` of the budget,
+which the proof in `streamal.selection.budget` needs.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Random sampling: the control every other strategy is measured against.
 
-Each instance is asked about with the same propensity, the budgeted rate, steered gently by what is unused so that the whole
-allowance is spent (a plain Bernoulli draw behind a hard budget loses some at both ends).
+Each instance is asked about with the same propensity, the budgeted rate, steered gently by what is unused so that the
+whole allowance is spent (a plain Bernoulli draw behind a hard budget loses some at both ends).
 """
 
 from __future__ import annotations

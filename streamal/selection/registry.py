@@ -58,7 +58,9 @@ class_conditional, random, periodic, fixed_uncertainty, variable_uncertainty, ra
         raise ConfigError(message)
     if task not in entry.tasks:
         fitting = ", ".join(other for other, found in STRATEGIES.items() if task in found.tasks)
-        message = f"strategy.name = '{name}' needs class probabilities and the model is for {task}; use one of: {fitting}"
+        message = (
+            f"strategy.name = '{name}' needs class probabilities and the model is for {task}; use one of: {fitting}"
+        )
         raise ConfigError(message)
 
 

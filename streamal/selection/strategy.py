@@ -4,9 +4,9 @@ A strategy says how probable asking *should* be; the budget has the last word, a
 never counts labels and never tosses: it reads `Standing`, which the sampler keeps. One object serves one partition. A
 strategy is one file of this folder plus one line in `streamal.selection.registry`.
 
-`propose` changes nothing and may be called any number of times. `update` is the only mutation and is called exactly once
-per instance, in offset order, after the decision. State comes in two kinds: `state()` is small (a few numbers), exact,
-and kept in the ledger; everything else is soft: a new owner builds it anew by calling `update` for the last
+`propose` changes nothing and may be called any number of times. `update` is the only mutation and is called exactly
+once per instance, in offset order, after the decision. State comes in two kinds: `state()` is small (a few numbers),
+exact, and kept in the ledger; everything else is soft: a new owner builds it anew by calling `update` for the last
 `warmup` instances before its position, as not asked.
 """
 

@@ -1,4 +1,4 @@
-"""Steering: how the unused allowance raises or lowers the rate of asking, so that the budget is used and never hoarded."""
+"""Steering: how the unused allowance raises or lowers the rate of asking, so that the budget is used, not hoarded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def steered_rate(standing: Standing) -> float:
 
 
 def spill(standing: Standing) -> float:
-    """Return the propensity of asking although the rule would not: small, until a part of the kept allowance lies unused.
+    """Return the propensity of asking although the rule would not: small, until much of the allowance lies unused.
 
     The uncertainty rules of the literature never ask again where the model is sure of itself. This is what keeps them
     from starving: past a quarter of the cap, the unused allowance is spent at random.

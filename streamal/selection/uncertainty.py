@@ -1,9 +1,9 @@
 """Uncertainty thresholds: ask when the largest class probability falls below a fixed, a moving, or a randomised bar.
 
 All four are of Zliobaite, Bifet, Pfahringer, Holmes: Active Learning With Drifting Streaming Data (2014), in the form
-of scikit-activeml where it differs from MOA's. Their propensity is given in closed form instead of by an extra draw. Where the
-model is sure of everything the plain rules stop asking; `spill` then spends the unused allowance at random, and the
-parameter `spill = false` turns that off for comparisons with the literature.
+of scikit-activeml where it differs from MOA's. Their propensity is given in closed form instead of by an extra draw.
+Where the model is sure of everything the plain rules stop asking; `spill` then spends the unused allowance at random,
+and the parameter `spill = false` turns that off for comparisons with the literature.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class VariableUncertainty(FixedUncertainty):
 
 
 class RandomisedUncertainty(VariableUncertainty):
-    """The moving bar times a normal variable with mean and deviation 1, so that sure predictions are asked about as well."""
+    """The moving bar times a normal variable of mean and deviation 1: sure predictions are asked about as well."""
 
     def wish(self, best: float, classes: int) -> float:
         """Return the chance that the randomised bar lies above."""
@@ -112,7 +112,9 @@ class Split(VariableUncertainty):
         super().__init__(spec)
         self._random = float(spec.parameters.get("random", RANDOM_PART))
         if not 0.0 <= self._random <= 1.0:
-            message = f"strategy.parameters.random = {self._random}: expected a number from 0 to 1, such as {RANDOM_PART}"
+            message = (
+                f"strategy.parameters.random = {self._random}: expected a number from 0 to 1, such as {RANDOM_PART}"
+            )
             raise ConfigError(message)
 
     def wish(self, best: float, classes: int) -> float:

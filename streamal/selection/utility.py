@@ -1,7 +1,7 @@
 """Utilities: how much an answer would teach, from the predicted class probabilities alone.
 
-All grow with uncertainty. `log_margin` keeps the order where `1 - (p1 - p2)` has already rounded to 0, as the probabilities
-of naive Bayes do; it is the one the default strategy ranks by.
+All grow with uncertainty. `log_margin` keeps the order where `1 - (p1 - p2)` has already rounded to 0, as the
+probabilities of naive Bayes do; it is the one the default strategy ranks by.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The thread that commits: the only user of the writer, with one transaction in flight at most.
 
-While it commits, the loop goes on deciding; so a transaction covers a whole commit interval but is open only for its own
-commit. The first failure is final unless it is retriable: what was collected since must be dropped as well.
+While it commits, the loop goes on deciding; so a transaction covers a whole commit interval but is open only for its
+own commit. The first failure is final unless it is retriable: what was collected since must be dropped as well.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from streamal.errors import CommitRefused, DeadlineMissed
+from streamal.errors import CommitRefused, DeadlineMissed, StreamalError
 from streamal.transport.log import Position, TopicPartition, Transaction, Writer
 
 COMMIT_DEADLINE = 30.0
@@ -26,7 +26,7 @@ class Committer:
         self._job: Transaction | None = None
         self._begun = 0.0
         self._done: Mapping[TopicPartition, Position] | None = None
-        self._error: BaseException | None = None
+        self._error: StreamalError | None = None
         self._stopping = False
         self.duration = 0.0
         self._thread = threading.Thread(target=self._run, name="committer", daemon=True)
@@ -40,7 +40,9 @@ class Committer:
             DeadlineMissed: it has been for too long.
         """
         if self._job is not None and time.monotonic() - self._begun > COMMIT_DEADLINE:
-            message = f"a commit has taken over {COMMIT_DEADLINE:g} s; is the broker reachable? A new worker starts over."
+            message = (
+                f"a commit has taken over {COMMIT_DEADLINE:g} s; is the broker reachable? A new worker starts over."
+            )
             raise DeadlineMissed(message)
         return self._job is not None
 
@@ -55,12 +57,12 @@ class Committer:
         """Return the positions of the transaction that went through since the last call, or None.
 
         Raises:
-            CommitRefused: it did not.
+            StreamalError: it did not; a `CommitRefused` tells whether the loop may go on.
         """
         with self._changed:
             done, error = self._done, self._error
             self._done = self._error = None
-        if isinstance(error, Exception):
+        if error is not None:
             raise error
         return done
 
@@ -85,12 +87,13 @@ class Committer:
             if job is None:
                 return
             done: Mapping[TopicPartition, Position] | None = None
-            error: BaseException | None = None
+            error: StreamalError | None = CommitRefused("the commit failed unexpectedly; its traceback was printed")
             try:
-                done = self._writer.commit(job)
-            except CommitRefused as refused:
+                done, error = self._writer.commit(job), None
+            except StreamalError as refused:
                 error = refused
-            with self._changed:
-                self.duration = time.monotonic() - self._begun
-                self._done, self._error, self._job = done, error, None
-                self._changed.notify_all()
+            finally:
+                with self._changed:
+                    self.duration = time.monotonic() - self._begun
+                    self._done, self._error, self._job = done, error, None
+                    self._changed.notify_all()

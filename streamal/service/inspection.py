@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from streamal.messages import LabelRequest, Outcome, decode_outcome, parse_request_id
+import orjson
+
+from streamal.messages import LabelRequest, Outcome, decode_outcome, describe, parse_request_id, to_iso
 from streamal.service.ledgers import Pointers, Topics, decode_metadata
-from streamal.transport.log import Log, Reader, Record, TopicPartition
+from streamal.transport.log import Log, Record, TopicPartition
+
+FOLLOW_EVERY: Final = 0.4
+"""Seconds for one round over all partitions of a topic that is followed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,66 @@ class Inspection:
         return ledger, pointers, position.offset
 
 
-def last(log: Log, reader: Reader, place: TopicPartition, count: int) -> Iterator[Record]:
-    """Yield about the last `count` records of a partition."""
-    first, end = log.bounds(place)
-    return reader.read(place, max(first, end - count), end)
+def tail(log: Log, topic: str, number: int, *, follow: bool) -> Iterator[str]:
+    """Yield about the last `number` records of each partition as JSON lines, and go on with what comes if wanted."""
+    readers = {}
+    for p in range(log.partitions(topic)):
+        place = TopicPartition(topic, p)
+        readers[p] = log.reader()
+        first, end = log.bounds(place)
+        for record in readers[p].read(place, max(first, end - number), end):
+            yield as_line(record)
+        readers[p].follow(place, end)
+    while follow:
+        for reader in readers.values():
+            for record in reader.poll(FOLLOW_EVERY / len(readers)):
+                yield as_line(record)
+
+
+def as_line(record: Record) -> str:
+    """Return a record as one JSON object: where it lies, its headers, and its value, parsed where it is JSON."""
+    value: Any = None
+    if record.value is not None:
+        try:
+            value = orjson.loads(record.value)
+        except orjson.JSONDecodeError:
+            value = record.value.decode(errors="replace")
+    headers = {name: (content or b"").decode(errors="replace") for name, content in record.headers}
+    place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+    return orjson.dumps({**place, "timestamp": record.timestamp, "headers": headers, "value": value}).decode()
+
+
+WHY: Final[dict[str, str]] = {
+    "uncertainty": "the strategy found its label worth the budget",
+    "exploration": "it was drawn at random for the unbiased arm, whatever the model thought",
+    "cold_start": "the model knew nothing yet, and the loan allows a few labels in advance",
+    "coverage": "nothing like it had been asked about before",
+    "drift": "the stream had changed",
+    "rare_class": "it may be of a rare class",
+}
+
+
+def in_words(request: LabelRequest, outcome: Outcome | None) -> str:
+    """Say in sentences why a request was made and what became of it."""
+    guess = describe(request.prediction)
+    shares = ", ".join(f"{name} {p:.1%}" for name, p in guess.get("probabilities", guess).items()) or "nothing yet"
+    spent = request.budget
+    lines = [
+        f"Request {request.request_id} about instance {request.instance_id}, made {to_iso(request.requested_at)}.",
+        f"Why: {WHY[request.reason]} ({request.reason}, strategy {request.strategy}).",
+        f"The model (version {request.model_version}) said: {shares}. Utility {request.utility:.4g}.",
+        f"It had a chance of {request.propensity:.3g} of being asked"
+        + (
+            "; the strategy would have asked anyhow."
+            if request.reason == "exploration" and request.would_select
+            else "."
+        ),
+        f"Budget then: {spent['asked']:g} asked of {spent['allowed']:g} allowed on {spent['seen']:g} instances seen.",
+    ]
+    if outcome is None:
+        lines.append("No outcome yet: it waits for an answer, or its answer is not committed.")
+    else:
+        said = "" if outcome.label is None else f" as {outcome.label}"
+        by = f" by {outcome.annotator}" if outcome.annotator else ""
+        lines.append(f"Outcome: {outcome.kind}{said}{by}, {to_iso(outcome.resolved_at)}.")
+    return "\n".join(lines)

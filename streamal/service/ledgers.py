@@ -73,7 +73,7 @@ def frame(text: str) -> str:
     """Return a text framed by its length and checksum.
 
     >>> frame("{}")
-    '2:a3830348:{}'
+    '2:a3a6bf43:{}'
     """
     content = text.encode()
     return f"{len(content)}:{zlib.crc32(content):08x}:{text}"
@@ -218,6 +218,6 @@ class Heritage:
 def _lost(partition: TopicPartition, cause: str) -> str:
     return (
         f"{partition.topic}-{partition.partition} has been decided on before, but {cause}; a group's positions expire "
-        "after 7 days without members, and a plain offset reset wipes the ledger. Nothing is decided without one. Use the "
-        "former transport.group, or new topics for a new start."
+        "after 7 days without members, and a plain offset reset wipes the ledger. Nothing is decided without one. Use "
+        "the former transport.group, or new topics for a new start."
     )

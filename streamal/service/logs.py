@@ -1,4 +1,4 @@
-"""Log lines: one JSON object each for collectors, or plain text for people. Positions and reasons, never features or labels."""
+"""Log lines, as JSON for collectors or text for people: positions and reasons, never features or labels."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The loop: polls, decides, learns, and hands transactions over, one turn at a time.
 
-When the assignment has changed, a turn takes the partitions over and starts afresh. Otherwise it decides on what came. A
-transaction begins with what changes the model or the queue (new outcomes are folded, answers are matched, requests
-expire) and goes on with instances only, so all of it is decided by one version of the model. Once the commit interval is
-over and the former commit is through, it is handed to the committer.
+When the assignment has changed, a turn takes the partitions over and starts afresh. Otherwise it decides on what
+came. A transaction begins with what changes the model or the queue (new outcomes are folded, answers are matched,
+requests expire) and goes on with instances only, so all of it is decided by one version of the model. Once the commit
+interval is over and the former commit is through, it is handed to the committer.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ class Craft:
     checkpoint: Checkpointer
 
 
-def fold(sampler: SelectiveSampler, records: Sequence[Record], observer: Observer) -> list[ExampleLearned | ExampleSkipped]:
+def fold(
+    sampler: SelectiveSampler, records: Sequence[Record], observer: Observer
+) -> list[ExampleLearned | ExampleSkipped]:
     """Fold records of `outcomes` as they lie in the log, and tell the observer."""
     if not records:
         return []
@@ -170,6 +172,8 @@ class Loop:
         """Take in the end of the former commit."""
         try:
             done = self._committer.take()
+            if done is not None and confirm:
+                self._membership.confirm(done)
         except CommitRefused as refused:
             if not refused.retriable:
                 raise
@@ -186,8 +190,6 @@ class Loop:
             self._craft.observer.observe(event)
         self._craft.observer.took("commit", self._committer.duration)
         self.last_commit = self._craft.clock()
-        if confirm:
-            self._membership.confirm(done)
 
     def _begin(self) -> Outbox:
         """Begin a transaction: learn, match answers, let requests expire."""

@@ -46,7 +46,7 @@ class Placed:
 
 @dataclass(slots=True)
 class Holding:
-    """What the loop keeps of an owned partition: its lane, the next instance to decide on, and where its records lie."""
+    """What the loop keeps of an owned partition: its lane, the next instance to decide on, where its records lie."""
 
     lane: Lane
     position: int
@@ -178,9 +178,7 @@ class Outbox:
         for offset, prediction in zip(event.offsets, event.predictions, strict=True):
             value = {"partition": event.partition, "offset": offset, "prediction": describe(prediction)}
             value["model_version"] = self._version
-            self._append(
-                self._topics.predictions, event.partition, orjson.dumps(value), f"{event.partition}-{offset}"
-            )
+            self._append(self._topics.predictions, event.partition, orjson.dumps(value), f"{event.partition}-{offset}")
 
     def _append(self, topic: str, partition: int, value: bytes, key: str) -> None:
         self.appends.append(Append(topic, partition, value, key.encode(), SCHEMA_HEADERS))

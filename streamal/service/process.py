@@ -62,7 +62,7 @@ def serve(service: Service) -> int:
 
 
 def _watch(reporter: Reporter, done: threading.Event) -> None:
-    """End the process when its loop stands still: a stuck member keeps its partitions and looks healthy to the group."""
+    """End the process when its loop stands still: a stuck member keeps its partitions and looks well to the group."""
     while not done.wait(WATCH_EVERY):
         if reporter.idle_for() > STALLED_AFTER:
             logger.critical("the loop stands still, ending the process", extra={"code": DeadlineMissed.exit_code})

@@ -1,4 +1,4 @@
-"""What the outside gets to know of a worker: its metrics, its status, its scores; told by the loop, never asked by it."""
+"""What the outside gets to know of a worker: metrics, status, scores; told by the loop, never asked by it."""
 
 from __future__ import annotations
 
@@ -107,4 +107,3 @@ class Reporter:
             )
             for p, holding in loop.holdings.items()
         }
-

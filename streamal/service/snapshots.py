@@ -1,7 +1,7 @@
 """Where snapshots are kept: one file per pipeline, replaced atomically, signed with a key that only its owner can read.
 
-A snapshot is a cache and never the truth: one that is missing, altered, or of other versions is ignored with a warning, and
-the model is folded from the log instead.
+A snapshot is a cache and never the truth: one that is missing, altered, or of other versions is ignored with a
+warning, and the model is folded from the log instead.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ KEY_BYTES: Final = 32
 
 
 class SnapshotStore:
-    """Keeps the snapshots of one config (`config_hash`) in a directory; without a key file it makes a key of its own."""
+    """Keeps the snapshots of one config (`config_hash`) in a directory; without a key file it makes its own key."""
 
     def __init__(self, directory: Path, name: str, config_hash: str, key_file: Path | None = None) -> None:
         self._directory = directory
@@ -50,9 +50,7 @@ class SnapshotStore:
 
     def save(self, fold: Fold) -> int:
         """Save the fold; returns the bytes written. A crash at any moment leaves the old snapshot or the new one."""
-        blob = snapshot.dump(
-            fold.model, model_version=fold.version, config_hash=self._config_hash, key=self._secret()
-        )
+        blob = snapshot.dump(fold.model, model_version=fold.version, config_hash=self._config_hash, key=self._secret())
         self._directory.mkdir(parents=True, exist_ok=True)
         draft = self._path.with_suffix(f".{os.getpid()}")
         with draft.open("wb") as file:

@@ -1,7 +1,7 @@
 """A parent that keeps one worker running: starts it, restarts it with backoff when it crashes, and passes signals on.
 
-It imports nothing heavy, decides nothing, and gives up where a restart cannot help: a wrong config, a lost ledger, a model
-that cannot be built. Where something else restarts processes (Kubernetes, systemd), run the worker without it.
+It imports nothing heavy, decides nothing, and gives up where a restart cannot help: a wrong config, a lost ledger, a
+model that cannot be built. Where something else restarts processes (Kubernetes, systemd), run the worker without it.
 """
 
 from __future__ import annotations

@@ -29,7 +29,14 @@ class Worker:
     """One member of the group; `beat` is called after every turn with the phase and the loop."""
 
     def __init__(
-        self, log: Log, craft: Craft, *, group: str, slot: str, start_deadline: float, beat: Callable[[Phase, Loop | None], None]
+        self,
+        log: Log,
+        craft: Craft,
+        *,
+        group: str,
+        slot: str,
+        start_deadline: float,
+        beat: Callable[[Phase, Loop | None], None],
     ) -> None:
         self._log = log
         self._craft = craft
@@ -89,7 +96,9 @@ class Worker:
         took = time.monotonic() - begun
         logger.info("started", extra={"phase": name, "seconds": round(took, 3)})
         if took > self._deadline:
-            message = f"the start-up phase '{name}' took {took:.1f} s; transport.start_deadline allows {self._deadline:g}"
+            message = (
+                f"the start-up phase '{name}' took {took:.1f} s; transport.start_deadline allows {self._deadline:g}"
+            )
             raise DeadlineMissed(message)
         self._beat(self._state, self._loop)
         return found
@@ -113,8 +122,8 @@ class Worker:
         first, end = self._log.bounds(outcomes)
         if first > sampler.version:
             message = (
-                f"'{outcomes.topic}' begins at {first}, but the model stands at {sampler.version}: labelled examples are "
-                "gone. Give the topic unlimited retention; restore it or a snapshot, or use new topics for a new start"
+                f"'{outcomes.topic}' begins at {first}, but the model stands at {sampler.version}: labelled examples "
+                "are gone. Give the topic unlimited retention; restore it or a snapshot, or use new topics for a new start"
             )
             raise TransportError(message)
         reader = self._log.reader()

@@ -8,16 +8,16 @@ join, leave or removal raises the group's generation, from which every member de
 therefore change hands at once: a commit whose token carries an older generation is refused in the very transaction that
 would have carried it out. Writers are fenced likewise, by an epoch number per slot.
 
-A writer's commit reaches the disk before it returns (`synchronous=FULL`: one fsync). All else, heartbeats and joins above
-all, runs with `synchronous=NORMAL`: a power cut may undo the last of those, and then their members are dead anyhow. The
-file must lie on a local disk, since WAL shares memory between processes. A process that is frozen in the midst of a
-commit holds the write lock, and the others end with a `TransportError` after `BUSY_TIMEOUT` seconds.
+A writer's commit reaches the disk before it returns (`synchronous=FULL`: one fsync). All else, heartbeats and joins
+above all, runs with `synchronous=NORMAL`: a power cut may undo the last of those, and then their members are dead
+anyhow. The file must lie on a local disk, since WAL shares memory between processes. A process that is frozen in the
+midst of a commit holds the write lock, and the others end with a `TransportError` after `BUSY_TIMEOUT` seconds.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import uuid4
@@ -64,7 +64,7 @@ class EmbeddedMembership:
         file: LogFile,
         group: str,
         topics: Sequence[str],
-        on_revoke: Callable[[], None],
+        on_revoke: Callable[[], object],
         session_timeout: float,
         clock: Callable[[], float],
     ) -> None:
@@ -119,46 +119,47 @@ class EmbeddedMembership:
         self._adopt()
         return True
 
-    def _beat(self) -> bool:
-        """Show life, remove the dead, and return whether this member is still one itself."""
-        now = self._clock()
+    def _beat(self) -> None:
         with self._file.transaction():
-            sql = "UPDATE member SET beat = ? WHERE consumer_group = ? AND id = ?"
-            alive = self._file.change(sql, [(now, self._group, self._id)])
-            # A heartbeat far in the future is dead too: it was made before the wall clock was set back.
-            sql = "DELETE FROM member WHERE consumer_group = ? AND abs(? - beat) > ?"
-            if self._file.change(sql, [(self._group, now, self._session_timeout)]):
-                self._file.raise_generation(self._group)
-        self._beaten = now
+            self._show_life()
+
+    def _show_life(self) -> bool:
+        """Renew the heartbeat, remove the dead, and return whether this member is still one itself."""
+        self._beaten = now = self._clock()
+        sql = "UPDATE member SET beat = ? WHERE consumer_group = ? AND id = ?"
+        alive = self._file.change(sql, [(now, self._group, self._id)])
+        # A heartbeat far in the future is dead too: it was made before the wall clock was set back.
+        sql = "DELETE FROM member WHERE consumer_group = ? AND abs(? - beat) > ?"
+        if self._file.change(sql, [(self._group, now, self._session_timeout)]):
+            self._file.raise_generation(self._group)
         return alive > 0
 
     def _adopt(self) -> None:
         """Join unless already in, and take the share of the current generation, at the committed positions."""
-        if not self._beat():
-            self._join()
         with self._file.transaction():
+            if not self._show_life():
+                self._join()
             generation = self._file.generation(self._group)
             sql = "SELECT id FROM member WHERE consumer_group = ? ORDER BY joined"
             members = [member for (member,) in self._file.ask(sql, self._group)]
             numbers = deal(self._file.topic(self._topics[0]).partitions, len(members), members.index(self._id))
             owned = [TopicPartition(topic, number) for topic in self._topics for number in numbers]
-            self._next = {partition: self._start(partition) for partition in owned}
-        self._generation = generation
+            start = {partition: self._start(partition) for partition in owned}
+        self._generation, self._next = generation, start
 
     def _join(self) -> None:
         topics = ", ".join(sorted(self._topics))
-        with self._file.transaction():
-            sql = "SELECT DISTINCT topics FROM member WHERE consumer_group = ?"
-            for (others,) in self._file.ask(sql, self._group):
-                if others != topics:
-                    message = (
-                        f"group {self._group!r} reads {others}, this member wants {topics}: partitions would stay "
-                        "unread; stop the other members first, or take another group"
-                    )
-                    raise TransportError(message)
-            generation = self._file.raise_generation(self._group)
-            row = (self._group, self._id, topics, generation, self._clock())
-            self._file.change("INSERT INTO member VALUES (?, ?, ?, ?, ?)", [row])
+        sql = "SELECT DISTINCT topics FROM member WHERE consumer_group = ?"
+        for (others,) in self._file.ask(sql, self._group):
+            if others != topics:
+                message = (
+                    f"group {self._group!r} reads {others}, this member wants {topics}: partitions would stay "
+                    "unread; stop the other members first, or take another group"
+                )
+                raise TransportError(message)
+        generation = self._file.raise_generation(self._group)
+        sql = "INSERT INTO member VALUES (?, ?, ?, ?, ?)"
+        self._file.ask(sql, self._group, self._id, topics, generation, self._beaten)
 
     def _start(self, partition: TopicPartition) -> int:
         position = self._file.position(self._group, partition)
@@ -307,11 +308,11 @@ class EmbeddedWriter:
         if self._swept is not None and abs(now - self._swept) < SWEEP:
             return
         self._swept = now
-        sql = "SELECT topic.id, number, compacted FROM partition JOIN topic ON topic.id = topic"
-        for topic, number, compacted in self._file.ask(sql):
-            if compacted:
+        sql = "SELECT topic.id, number, cleanup FROM partition JOIN topic ON topic.id = topic"
+        for topic, number, cleanup in self._file.ask(sql):
+            if cleanup == "compact":
                 self._file.compact(topic, number)
-            elif self._retention is not None:
+            elif cleanup == "delete" and self._retention is not None:
                 self._file.forget(topic, number, int((now - self._retention) * 1000))
 
     def close(self) -> None:
@@ -406,13 +407,20 @@ class EmbeddedLog:
             self._file.close()
             raise
 
-    def create_topics(self, partitions: Mapping[str, int], *, compacted: frozenset[str] = frozenset()) -> Sequence[str]:
+    def create_topics(
+        self,
+        partitions: Mapping[str, int],
+        *,
+        compacted: Collection[str] = (),
+        kept: Collection[str] = (),
+    ) -> Sequence[str]:
         """Create the topics that do not exist yet and return their names."""
         created: list[str] = []
         with self._file.transaction():
             for name, count in partitions.items():
-                sql = "INSERT INTO topic (name, partitions, compacted) VALUES (?, ?, ?) ON CONFLICT (name) DO NOTHING"
-                if self._file.change(sql, [(name, count, name in compacted)]):
+                cleanup = "compact" if name in compacted else "keep" if name in kept else "delete"
+                sql = "INSERT INTO topic (name, partitions, cleanup) VALUES (?, ?, ?) ON CONFLICT (name) DO NOTHING"
+                if self._file.change(sql, [(name, count, cleanup)]):
                     sql = "INSERT INTO partition (topic, number) SELECT id, ? FROM topic WHERE name = ?"
                     self._file.change(sql, [(number, name) for number in range(count)])
                     created.append(name)
@@ -432,7 +440,7 @@ class EmbeddedLog:
         found = {partition: self._file.position(group, partition) for partition in partitions}
         return {partition: position for partition, position in found.items() if position is not None}
 
-    def membership(self, group: str, topics: Sequence[str], on_revoke: Callable[[], None]) -> EmbeddedMembership:
+    def membership(self, group: str, topics: Sequence[str], on_revoke: Callable[[], object]) -> EmbeddedMembership:
         """Open a membership, which joins with its first poll.
 
         Raises:

@@ -18,7 +18,7 @@ troubles as warnings of the logger `kafka`; leave them on.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Thread
@@ -97,8 +97,8 @@ def explain(error: BaseException) -> str:
 
     >>> explain(ValueError("Unrecognized partition 3"))
     'ValueError: Unrecognized partition 3'
-    >>> explain(failed.AuthorizationError()).partition(" (")[0]
-    'AuthorizationError'
+    >>> explain(failed.CorruptRecordError("t-0")).partition(": a ")[2]
+    'disk or a network path is damaged; restore the replica)'
     """
     name, text = type(error).__name__, str(error)
     said = text if text.startswith(name) else f"{name}: {text}"
@@ -146,16 +146,21 @@ def milliseconds(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-class LastWarning(logging.Handler):
-    """Remembers the last warning of kafka-python, which says why a connection fails; its exceptions do not."""
+class Causes(logging.Handler):
+    """Collects the exceptions that kafka-python logs while it connects, since it raises none but a timeout."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.text = "nothing was logged"
+        self._seen: dict[str, None] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep the record's text."""
-        self.text = record.getMessage()
+        """Keep each exception among the arguments once."""
+        for argument in record.args if isinstance(record.args, tuple) else ():
+            if isinstance(argument, Exception) and not isinstance(argument, KafkaTimeoutError):
+                self._seen[str(argument)] = None
+
+    def __str__(self) -> str:
+        return ", ".join(self._seen) or "nothing"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +211,6 @@ class Cluster:
             acks="all",
             enable_idempotence=True,
             allow_auto_create_topics=False,
-            linger_ms=5,
             batch_size=FETCH_BYTES,
             max_block_ms=milliseconds(BLOCK),
             # With the default of 100 ms each transaction waits that long for the one before to be written down.
@@ -215,8 +219,8 @@ class Cluster:
         )
 
     def _open(self, client: Callable[..., Any], **options: object) -> Any:
-        connections, warning = logging.getLogger("kafka.net"), LastWarning()
-        connections.addHandler(warning)
+        connections, causes = logging.getLogger("kafka.net"), Causes()
+        connections.addHandler(causes)
         try:
             return client(
                 bootstrap_servers=self.bootstrap_servers,
@@ -229,15 +233,15 @@ class Cluster:
             )
         except KafkaTimeoutError as error:
             message = (
-                f"no Kafka broker at {self.bootstrap_servers} let us in within {self.deadline:g} s (last warning: "
-                f"{warning.text}); nothing listens there, or its advertised.listeners cannot be reached from here, or "
-                "user, password or TLS settings differ: check transport.bootstrap_servers and transport.security"
+                f"no Kafka broker at {self.bootstrap_servers} let us in within {self.deadline:g} s (logged: {causes}); "
+                "nothing listens there, or its advertised.listeners cannot be reached from here, or user, password or "
+                "TLS settings differ: check transport.bootstrap_servers and transport.security"
             )
             raise DeadlineMissed(message) from error
         except KafkaError as error:
             raise translate(error, f"open a connection to {self.bootstrap_servers}") from error
         finally:
-            connections.removeHandler(warning)
+            connections.removeHandler(causes)
 
 
 class KafkaLog:
@@ -279,7 +283,13 @@ class KafkaLog:
         self._admin = self._cluster.admin()
         self._open: list[GroupMembership | TransactionalWriter | IdempotentWriter | PartitionReader] = []
 
-    def create_topics(self, partitions: Mapping[str, int], *, compacted: frozenset[str] = frozenset()) -> Sequence[str]:
+    def create_topics(
+        self,
+        partitions: Mapping[str, int],
+        *,
+        compacted: Collection[str] = (),
+        kept: Collection[str] = (),
+    ) -> Sequence[str]:
         """Create the topics that do not exist yet, with broker timestamps, and return their names."""
         wanted = {
             topic: {
@@ -288,6 +298,7 @@ class KafkaLog:
                 "configs": {
                     "message.timestamp.type": "LogAppendTime",
                     "cleanup.policy": "compact" if topic in compacted else "delete",
+                    **({"retention.ms": "-1", "retention.bytes": "-1"} if topic in kept else {}),
                 },
             }
             for topic, count in partitions.items()
@@ -430,9 +441,10 @@ class Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
         self.partitions = frozenset()
 
     def on_partitions_assigned(self, assigned: set[Any]) -> None:
-        """Own these; their fetch positions are not to be trusted yet."""
-        self.partitions = frozenset(TopicPartition(*p) for p in assigned)
-        self.settled = False
+        """Own these, unless this is the rejoin after a loss; their fetch positions are not to be trusted yet."""
+        if not self.lost:
+            self.partitions = frozenset(TopicPartition(*p) for p in assigned)
+            self.settled = False
 
     def on_partitions_lost(self, lost: set[Any]) -> None:
         """Others own them already; nothing can be committed any more."""
@@ -460,7 +472,7 @@ class GroupMembership:
         self._failure: TransportError | None = None
         self._ownership = Ownership(on_revoke)
         self._owned_at = monotonic()
-        self._ends: Mapping[TopicPartition, int] = {}
+        self._ends: dict[TopicPartition, int] = {}
         self._ends_at = 0.0
         self._consumer = cluster.member(group)
         with self._crash_only("describe the topics of the group"):
@@ -547,7 +559,9 @@ class GroupMembership:
                 with suppress(RetriableError):  # an old figure is better than none while a broker is away
                     found = self._consumer.end_offsets([KafkaPartition(*p) for p in owned], timeout_ms=1000)
                     self._ends = {TopicPartition(*p): end for p, end in found.items()}
-            return {p: max(0, end - self._position(p)) for p, end in self._ends.items() if p in owned}
+            reached = {p: self._position(p) for p in owned & self._ends.keys()}
+        self._ends.update((p, max(position, self._ends[p])) for p, position in reached.items())
+        return {p: self._ends[p] - position for p, position in reached.items()}
 
     def close(self) -> None:
         """Leave the group at once. Idempotent."""

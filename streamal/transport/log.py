@@ -12,7 +12,7 @@ synchronous; `Membership` and `Reader` belong to one thread, and `Writer` to one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -85,7 +85,7 @@ class Membership(Protocol):
 
     @property
     def assignment(self) -> frozenset[TopicPartition]:
-        """What this member owns now; may be empty while the group settles or when there are more members than partitions."""
+        """What this member owns now; empty while the group settles, or when there are more members than partitions."""
 
     def poll(self, timeout: float, limit: int) -> Mapping[TopicPartition, Sequence[Record]]:
         """Return up to about `limit` records in offset order per partition, after at most about `timeout` seconds.
@@ -104,16 +104,24 @@ class Membership(Protocol):
         """Return the group's position in an owned partition; waits for commits that are still in flight elsewhere."""
 
     def token(self) -> object:
-        """Return what fences a commit: taken right after a poll, handed to the `Transaction` made of its records."""
+        """Return what fences a commit: taken right after a poll, handed to the `Transaction` made of its records.
+
+        A token taken before the first assignment is refused by every commit.
+        """
 
     def confirm(self, positions: Mapping[TopicPartition, Position]) -> None:
         """Store the positions of a transaction that went through, where the writer could not (at-least-once delivery).
 
-        Called in the membership's thread once per finished transaction, in their order; does nothing under exactly-once.
+        Called in the membership's thread once per finished transaction, in their order; does nothing under
+        exactly-once.
+
+        Raises:
+            CommitRefused: the partitions went to another member meanwhile, which will repeat the transaction;
+            retriable.
         """
 
     def lag(self) -> Mapping[TopicPartition, int]:
-        """Return, for each owned partition, how many committed records lie ahead of this member (may be seconds old)."""
+        """Return how many committed records of each owned partition lie ahead of this member; may be seconds old."""
 
     def close(self) -> None:
         """Leave the group at once, so that the others need not wait for the session to end. Idempotent."""
@@ -128,6 +136,7 @@ class Writer(Protocol):
         Raises:
             CommitRefused: nothing of it is visible. If not `retriable`, the writer must not be used again and the
                 process must end.
+            TransportError: the log could not be reached; the process must end.
         """
 
     def append(self, appends: Sequence[Append]) -> Sequence[int]:
@@ -148,7 +157,7 @@ class Reader(Protocol):
         """
 
     def follow(self, partition: TopicPartition, start: int) -> None:
-        """From now on `poll` returns what is committed to this partition at `start` and after; replaces the former one."""
+        """Let `poll` return what is committed to this partition at `start` and after; replaces the former one."""
 
     def poll(self, timeout: float) -> Sequence[Record]:
         """Return what has come on the followed partition, after at most about `timeout` seconds."""
@@ -160,8 +169,18 @@ class Reader(Protocol):
 class Log(Protocol):
     """A place where topics live."""
 
-    def create_topics(self, partitions: Mapping[str, int], *, compacted: frozenset[str] = frozenset()) -> Sequence[str]:
-        """Create the topics that do not exist yet and return their names; those that exist are left as they are."""
+    def create_topics(
+        self,
+        partitions: Mapping[str, int],
+        *,
+        compacted: Collection[str] = (),
+        kept: Collection[str] = (),
+    ) -> Sequence[str]:
+        """Create the topics that do not exist yet and return their names; those that exist are left as they are.
+
+        Of a `compacted` topic the last record of each key is kept for ever, of a `kept` one every record; of all others
+        what the log's retention says.
+        """
 
     def partitions(self, topic: str) -> int:
         """Return how many partitions a topic has.

@@ -1,8 +1,8 @@
 """The file of the embedded log: what lies in it, and one connection to it.
 
-Topics, partitions and records, groups with their members and positions, and the slots of writers are tables of one SQLite
-file in WAL mode, so that readers never wait for a writer. A partition's records are one range of a clustered index, and
-its next offset is kept beside them, so that no offset is ever used twice, whatever is deleted.
+Topics, partitions and records, groups with their members and positions, and the slots of writers are tables of one
+SQLite file in WAL mode, so that readers never wait for a writer. A partition's records are one range of a clustered
+index, and its next offset is kept beside them, so that no offset is ever used twice, whatever is deleted.
 
 The ends of `embedded` open one `LogFile` each and put the rules on top of it.
 """
@@ -32,7 +32,7 @@ FORMAT: Final = 1
 SCHEMA: Final = """
 CREATE TABLE topic (
     id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, partitions INTEGER NOT NULL CHECK (partitions > 0),
-    compacted INTEGER NOT NULL);
+    cleanup TEXT NOT NULL CHECK (cleanup IN ('delete', 'compact', 'keep')));
 CREATE TABLE partition (
     topic INTEGER, number INTEGER, next INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (topic, number)) WITHOUT ROWID;
@@ -105,8 +105,8 @@ def unpack_headers(packed: bytes) -> Headers:
 class LogFile:
     """One connection to the file, used by one thread at a time; SQLite's errors leave it as `TransportError`.
 
-    `durable` says whether a transaction reaches the disk before it returns. Without, it outlives the process, but a power
-    cut may undo the last ones.
+    `durable` says whether a transaction reaches the disk before it returns. Without, it outlives the process, but a
+    power cut may undo the last ones.
     """
 
     def __init__(self, path: Path, *, durable: bool) -> None:

@@ -21,7 +21,7 @@ def direct(found: list[float]) -> Moment:
 
 
 def assert_close(found: Moment, expected: Moment, scale: float = 1e6) -> None:
-    assert found.count == expected.count
+    assert found.size == expected.size
     assert found.mean == pytest.approx(expected.mean, rel=1e-9, abs=1e-9 * scale)
     assert found.deviation == pytest.approx(expected.deviation, rel=1e-9, abs=1e-9 * scale**2)
 
@@ -75,7 +75,7 @@ def test_random_names_do_not_grow_it_without_bound(size: int) -> None:
         gathered.add([{"x": 1.0, f"name-{index}": 2.0}] * size)
     taken = gathered.take()
     assert len(taken) == MAX_NAMES
-    assert taken["x"].count == 2 * MAX_NAMES * size
+    assert taken["x"].size == 2 * MAX_NAMES * size
 
 
 def test_taking_begins_anew() -> None:

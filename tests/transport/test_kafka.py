@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -12,6 +13,7 @@ import pytest
 from broker import Broker, free_port
 from kafka import KafkaAdminClient, KafkaConsumer
 from kafka import TopicPartition as KafkaPartition
+from kafka.admin import ACL, ACLOperation, ACLPermissionType, MemberToRemove, ResourcePattern, ResourceType
 
 from streamal.errors import CommitRefused, ConfigError, DeadlineMissed, TopicMissing, TransportError
 from streamal.transport import kafka as adapter
@@ -35,6 +37,13 @@ def log(broker: Broker) -> Iterator[KafkaLog]:
         yield opened
 
 
+@pytest.fixture(autouse=True)
+def no_remains() -> Iterator[None]:
+    """Let go of what kafka-python leaves behind here, where its warnings are expected."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture
 def admin(broker: Broker) -> Iterator[KafkaAdminClient]:
     with closing(KafkaAdminClient(bootstrap_servers=broker.bootstrap)) as client:
@@ -51,16 +60,21 @@ def topic(log: KafkaLog) -> str:
     return name
 
 
-def poll_until(done: Callable[[], bool], *members: Membership) -> list[Record]:
-    """Poll the members in turn, as their processes would, and return what the first one got."""
-    got: list[Record] = []
+def poll_until(done: Callable[[], bool], *members: Membership) -> None:
+    """Poll the members in turn, as their processes would."""
     deadline = monotonic() + PATIENCE
     while not done():
         assert monotonic() < deadline, "the group did not settle"
         for member in members:
-            epoch, polled = member.epoch, member.poll(0.05, 100)
-            if member is members[0] and member.epoch == epoch:
-                got += [record for records in polled.values() for record in records]
+            member.poll(0.05, 100)
+
+
+def collect(expected: int, member: Membership) -> list[Record]:
+    """Return the next records of a member that owns its partitions already."""
+    got: list[Record] = []
+    deadline = monotonic() + PATIENCE
+    while len(got) < expected and monotonic() < deadline:
+        got += [record for records in member.poll(0.05, 100).values() for record in records]
     return got
 
 
@@ -83,6 +97,12 @@ def visible(log: KafkaLog, topic: str, partition: int = 0) -> list[bytes | None]
         stop = writer.append([Append(topic, partition, b"END")])[0]
     with closing(log.reader()) as reader:
         return [record.value for record in reader.read(where, log.bounds(where)[0], stop)]
+
+
+def expel(admin: KafkaAdminClient, topic: str) -> None:
+    """Remove all members of the group, as the end of their sessions would."""
+    members = admin.describe_groups([f"group-{topic}"])[f"group-{topic}"]["members"]
+    admin.remove_group_members(f"group-{topic}", [MemberToRemove(member_id=m["member_id"]) for m in members])
 
 
 @pytest.mark.kafka
@@ -124,7 +144,7 @@ def test_offsets_of_a_refused_commit_never_come_back_with_a_later_one(log: Kafka
 @pytest.mark.kafka
 def test_a_second_writer_of_the_slot_fences_the_first(log: KafkaLog, topic: str) -> None:
     former, later = log.writer("same"), log.writer("same")
-    with pytest.raises(CommitRefused, match="slot of its own|own slot"):
+    with pytest.raises(CommitRefused, match="fenced"):
         former.append([Append(topic, 0, b"former")])
     later.append([Append(topic, 0, b"later")])
     assert visible(log, topic) == [b"0", b"1", b"2", b"later"]
@@ -152,10 +172,22 @@ def test_what_the_broker_would_refuse_leaves_nothing_behind(
 
 
 @pytest.mark.kafka
-def test_an_unknown_partition_and_a_failing_callback_leave_nothing_behind(log: KafkaLog, topic: str) -> None:
+def test_a_record_that_fails_before_it_is_sent_takes_the_whole_transaction_with_it(
+    log: KafkaLog, topic: str, admin: KafkaAdminClient
+) -> None:
+    forbidden = f"{topic}-forbidden"
+    log.create_topics({forbidden: 1})
+    everything = ResourcePattern(ResourceType.TOPIC, forbidden)
+    admin.create_acls([ACL("User:ANONYMOUS", "*", ACLOperation.ALL, ACLPermissionType.DENY, everything)])
+    for bad, reason in ((Append(topic, 7, b"x"), "partition 7"), (Append(forbidden, 0, b"x"), "lacks a right")):
+        with pytest.raises(CommitRefused, match=reason):
+            log.writer(topic).append([Append(topic, 0, b"x"), bad])
+    assert visible(log, topic) == [b"0", b"1", b"2"]
+
+
+@pytest.mark.kafka
+def test_a_failing_callback_leaves_nothing_behind(log: KafkaLog, topic: str) -> None:
     member = joined(log, topic)
-    with pytest.raises(CommitRefused, match="partition 7"):
-        log.writer(topic).append([Append(topic, 0, b"x"), Append(topic, 7, b"x")])
 
     def fail(offsets: Sequence[int]) -> Mapping[TopicPartition, Position]:
         raise ZeroDivisionError
@@ -199,21 +231,16 @@ def test_a_slow_commit_is_followed_by_a_new_producer(
 
 @pytest.mark.kafka
 def test_every_owned_partition_goes_back_to_its_committed_position_after_a_rebalance(log: KafkaLog, topic: str) -> None:
-    revoked: list[int] = []
-    first = log.membership(f"group-{topic}", [topic], lambda: revoked.append(len(first.assignment)))
-    got: list[Record] = []
-    while len(got) < 6:
-        got += poll_until(lambda: True, first) or [r for rs in first.poll(0.05, 100).values() for r in rs]
-    assert first.lag() == {TopicPartition(topic, p): 1 for p in range(2)} or set(first.lag().values()) == {0}
+    held: list[int] = []
+    first = joined(log, topic, lambda: held.append(len(first.assignment)))
+    assert [len(collect(6, first)), set(first.lag().values())] == [6, {0}]
     log.writer(topic).commit(Transaction([], moving(topic, 2), first.token()))
     second = log.membership(f"group-{topic}", [topic], ignore)
     poll_until(lambda: len(first.assignment) == len(second.assignment) == 1, first, second)
-    assert revoked == [2]
+    assert held == [2]
     second.close()
-    again = poll_until(lambda: len(first.assignment) == 2, first)
-    deadline = monotonic() + PATIENCE
-    while len(again) < 4 and monotonic() < deadline:
-        again += [record for records in first.poll(0.05, 100).values() for record in records]
+    poll_until(lambda: len(first.assignment) == 2, first)
+    again = collect(4, first)
     assert sorted((r.partition, r.offset) for r in again) == [(0, 2), (1, 0), (1, 1), (1, 2)]
 
 
@@ -222,19 +249,12 @@ def test_an_expelled_member_ends_with_an_error_and_stays_ended(
     log: KafkaLog, topic: str, admin: KafkaAdminClient
 ) -> None:
     member = joined(log, topic)
-    _, name, _ = member.epoch  # type: ignore[misc]
-    admin.remove_group_members(f"group-{topic}", [adapter_member(name)])
+    expel(admin, topic)
     with pytest.raises(TransportError, match="start afresh"):
         poll_until(lambda: False, member)
     assert not member.assignment
     with pytest.raises(TransportError, match="start afresh"):
         member.poll(0.0, 1)
-
-
-def adapter_member(name: object) -> object:
-    from kafka.admin import MemberToRemove
-
-    return MemberToRemove(member_id=name)
 
 
 @pytest.mark.kafka
@@ -314,18 +334,16 @@ def test_at_least_once_shows_records_at_once_and_stores_positions_on_confirmatio
 
 
 @pytest.mark.kafka
-def test_a_confirmation_in_the_midst_of_a_rebalance_is_refused_and_the_member_lives_on(
-    broker: Broker, topic: str
-) -> None:
+def test_a_confirmation_by_an_expelled_member_is_refused(broker: Broker, topic: str, admin: KafkaAdminClient) -> None:
     with closing(KafkaLog(broker.bootstrap, delivery="at_least_once", session_timeout=3.0)) as log:
         member = joined(log, topic)
-        newcomer = log.membership(f"group-{topic}", [topic], ignore)
-        consumer: KafkaConsumer = vars(member)["_consumer"]
-        poll_until(lambda: bool(consumer._coordinator.rejoin_needed), newcomer)
-        with pytest.raises(CommitRefused, match="not stored") as refused:
+        expel(admin, topic)
+        with pytest.raises(CommitRefused, match="positions were not stored") as refused:
             member.confirm({TopicPartition(topic, 0): Position(1, "ledger")})
         assert refused.value.retriable
-        poll_until(lambda: len(member.assignment) == len(newcomer.assignment) == 1, member, newcomer)
+        assert log.positions(f"group-{topic}", [TopicPartition(topic, 0)]) == {}
+        with pytest.raises(TransportError, match="start afresh"):
+            poll_until(lambda: False, member)
 
 
 @pytest.mark.kafka
@@ -357,12 +375,11 @@ def test_topics_of_one_group_must_have_the_same_number_of_partitions(log: KafkaL
         log.membership("group", [topic, other], ignore)
 
 
-def test_an_unreachable_broker_is_named_with_the_cause(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unreachable_broker_is_named_with_the_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What pytest captures would keep the sockets of the refused connections beyond this test.
+    monkeypatch.setattr(logging.getLogger("kafka"), "propagate", False)
     address = f"127.0.0.1:{free_port()}"
-    with (
-        caplog.at_level(logging.WARNING),
-        pytest.raises(DeadlineMissed, match=f"{address}.*ECONNREFUSED.*check transport"),
-    ):
+    with pytest.raises(DeadlineMissed, match=f"{address}.*ECONNREFUSED.*check transport"):
         KafkaLog(address, start_deadline=0.5)
 
 

@@ -1,0 +1,41 @@
+"""The cases by their permanent ids: an id is never given to another case, and a case never changes what it measures.
+
+A case that is no longer wanted leaves the table, and its history stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from benchmarks.decisions import decisions
+from benchmarks.service import kafka_loop, never_answered
+
+
+class Case(NamedTuple):
+    """What a case measures, and its aim; `run` gets the stream and the number of repetitions and returns table rows."""
+
+    what: str
+    aim: str
+    run: Callable[[Path, int], Sequence[Mapping[str, Any]]]
+
+
+CORE: Final = "CPU per decision of the sampler without I/O ({}), beside bare predict_proba_one"
+
+CASES: Final[Mapping[str, Case]] = {
+    "core/lr": Case(CORE.format("logistic regression"), "", partial(decisions, "logistic_regression")),
+    "core/gnb": Case(CORE.format("Gaussian naive Bayes"), "", partial(decisions, "gaussian_nb")),
+    "core/ht": Case(CORE.format("Hoeffding tree"), "", partial(decisions, "hoeffding_tree")),
+    "kafka/loop": Case(
+        "CPU per instance end to end on a real Kafka, answers included, beside a tuned hand-written kafka-python loop",
+        "ratio <= 1.5",
+        kafka_loop,
+    ),
+    "memory/never-answered": Case(
+        "memory of the worker over 1,000,000 instances with requests that nobody ever answers",
+        "peak <= 215 MiB, flat after 10 %",
+        never_answered,
+    ),
+}

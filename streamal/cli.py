@@ -1,0 +1,436 @@
+"""The commands: parse, call, print; nothing else. Everything heavy is imported when a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from streamal.errors import StreamalError
+
+if TYPE_CHECKING:
+    from streamal.service.inspection import Inspection
+    from streamal.settings import Settings
+    from streamal.transport.log import Log
+
+DEFAULT_CONFIG: Final = Path("streamal.toml")
+
+
+class Commands(click.Group):
+    """A group whose commands end with a readable message and a named exit code instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except StreamalError as error:
+            click.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+            sys.exit(error.exit_code)
+
+
+def examples(*lines: str) -> str:
+    """Return the examples of a help text.
+
+    >>> examples("streamal demo").splitlines()[-1]
+    '  streamal demo'
+    """
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `-c/--config`; without it `streamal.toml` is read where it exists, else the defaults hold."""
+    return click.option(
+        "-c",
+        "--config",
+        "config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        envvar="STREAMAL_CONFIG",
+        help="TOML file; by default streamal.toml, if there is one. STREAMAL__SECTION__KEY wins over it.",
+    )(command)
+
+
+def settings_of(config: Path | None) -> Settings:
+    """Load the settings of a command."""
+    from streamal.settings import load
+
+    return load(config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None))
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Log]:
+    """Open the log for a short command."""
+    from streamal import assemble
+
+    log = assemble.open_log(settings)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+@contextmanager
+def inspected(settings: Settings) -> Iterator[Inspection]:
+    """Look at a stream from outside."""
+    from streamal import assemble
+    from streamal.service.inspection import Inspection
+
+    with opened(settings) as log:
+        yield Inspection(log, assemble.topics_of(settings), settings.transport.group, settings.budget.rate)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=examples("streamal demo", "streamal config init", "streamal run -c streamal.toml"),
+)
+@click.version_option(package_name="streamal")
+def main() -> None:
+    """Decide on each instance of a stream whether to ask for its label, within a budget that holds."""
+
+
+@main.command(epilog=examples("streamal demo", "streamal demo --serve", "streamal demo --rate 0.01 --seconds 20"))
+@click.option("--rate", type=click.FloatRange(0.001, 1.0), default=0.05, show_default=True, help="Labels per instance.")
+@click.option(
+    "--seconds", type=click.IntRange(5, 50), default=40, show_default=True, help="Time to spread the stream over."
+)
+@click.option("--serve", is_flag=True, help="Keep running afterwards with the HTTP port open; Ctrl+C ends it.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="HTTP port for --serve.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=Path("streamal-demo.png"),
+    show_default=True,
+    help="Where to draw the learning curve.",
+)
+def demo(rate: float, seconds: int, serve: bool, port: int, plot: Path) -> None:
+    """Run the real service on a real stream, with a simulated annotator; needs nothing installed or running."""
+    from streamal import demo as demonstration
+
+    demonstration.run(rate=rate, seconds=seconds, port=port if serve else None, plot=plot)
+
+
+@main.command(
+    epilog=examples("streamal run", "streamal run -c streamal.toml --dry-run", "streamal run --no-supervisor")
+)
+@config_option
+@click.option("--dry-run", is_flag=True, help="Check config, log and topics, say what would be done, and end.")
+@click.option("--no-supervisor", is_flag=True, help="Run the worker itself, where something else restarts it.")
+def run(config: Path | None, dry_run: bool, no_supervisor: bool) -> None:
+    """Run a worker: decide, ask, learn, until SIGTERM.
+
+    Exit codes: 0 orderly end, 1 unexpected, 2 config, 3 transport, 4 commit refused, 5 ledger lost, 7 deadline, 8
+    model.
+    """
+    settings = settings_of(config)
+    if dry_run:
+        _explain_run(settings)
+        return
+    from streamal.service import logs
+
+    logs.configure(settings.log.level, settings.log.format)
+    if no_supervisor:
+        from streamal import assemble
+        from streamal.service.process import serve
+
+        sys.exit(serve(assemble.build_service(settings, assemble.open_log(settings))))
+    from streamal.service.supervisor import Supervisor
+
+    command = [sys.executable, "-m", "streamal", "run", "--no-supervisor"]
+    sys.exit(Supervisor([*command, "--config", str(config)] if config else command).run())
+
+
+def _explain_run(settings: Settings) -> None:
+    from streamal import assemble
+
+    task = assemble.check(settings).task
+    with opened(settings) as log:
+        topics = assemble.topics_of(settings)
+        count = log.partitions(topics.instances)
+        plans = assemble.plans_of(settings, task, count)
+        for topic in topics.used():
+            click.echo(f"topic {topic}: {log.partitions(topic)} partitions")
+    plan = plans[0].budget
+    click.echo(f"strategy {plans[0].strategy} on {settings.model.factory or settings.model.kind} ({task})")
+    click.echo(
+        f"budget: {plan.rate:g} labels per instance; loan {settings.budget.cold_start_loan}, shared by {count} partitions"
+    )
+    click.echo("Everything is in place; nothing was changed.")
+
+
+@main.command(
+    epilog=examples(
+        "streamal simulate stream.csv.gz --rate 0.05",
+        "streamal simulate stream.csv --strategy class_conditional --strategy random --seed 0 --seed 1 --plot out.png",
+        "streamal simulate stream.jsonl --label fraud --model gaussian_nb --delay 100 --json",
+    )
+)
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--rate", type=float, help="Labels per instance; budget.rate by default.")
+@click.option("--strategy", "strategies", multiple=True, help="Query strategy; repeat to compare several.")
+@click.option("--model", help="Preset of the model; model.kind by default.")
+@click.option("--seed", "seeds", type=int, multiple=True, help="Seed of the coin; repeat for mean and spread.")
+@click.option("--label", default="target", show_default=True, help="Name of the label's column.")
+@click.option("--delay", type=click.IntRange(0), default=0, show_default=True, help="Rows until an answer comes.")
+@click.option("--loan", type=click.IntRange(0), help="Cold-start loan; budget.cold_start_loan by default.")
+@click.option(
+    "--annotator-error", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of wrong answers."
+)
+@click.option("--no-answer", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share never answered.")
+@click.option("--rows", type=click.IntRange(1), help="Use the first rows only.")
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the learning curves as a PNG.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per run instead of a table.")
+@config_option
+def simulate(
+    file: Path,
+    rate: float | None,
+    strategies: tuple[str, ...],
+    model: str | None,
+    seeds: tuple[int, ...],
+    label: str,
+    delay: int,
+    loan: int | None,
+    annotator_error: float,
+    no_answer: float,
+    rows: int | None,
+    plot: Path | None,
+    as_json: bool,
+    config: Path | None,
+) -> None:
+    """Evaluate strategies on a labelled FILE (csv or jsonl, plain or .gz): predict, score, decide, maybe ask, learn."""
+    from streamal import assemble
+    from streamal.annotate.oracle import Oracle
+
+    base = settings_of(config)
+    base = _changed(base, "budget", rate=rate, cold_start_loan=loan)
+    base = _changed(base, "model", kind=model, factory="" if model else None)
+    runs = [
+        _changed(base, "strategy", name=name, seed=seed)
+        for name in strategies or (base.strategy.name,)
+        for seed in seeds or (base.strategy.seed,)
+    ]
+    oracles = [Oracle(delay, annotator_error, no_answer, run.strategy.seed) for run in runs]
+    results = assemble.simulate_all(runs, oracles, file, label=label, rows=rows, quiet=as_json)
+    if as_json:
+        import orjson
+
+        for result in results:
+            click.echo(orjson.dumps(result.summary()))
+    else:
+        _print_table(results)
+    if plot:
+        from streamal.evaluate import report
+
+        report.plot(_by_strategy(results), plot, title=f"{file.name}: {results[0].model} at {results[0].rate:g}")
+        click.echo(f"learning curves: {plot}", err=as_json)
+
+
+def _changed(settings: Settings, section: str, **values: Any) -> Settings:
+    """Return settings with those values of a section changed that are not None, validated."""
+    from streamal.settings import revised
+
+    return revised(settings, section, {name: value for name, value in values.items() if value is not None})
+
+
+def _by_strategy(results: list[Any]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for result in results:
+        found.setdefault(result.strategy, []).append(result)
+    return found
+
+
+def _print_table(results: list[Any]) -> None:
+    from rich.console import Console
+
+    from streamal.evaluate import report
+
+    Console().print(report.table(_by_strategy(results)))
+
+
+@main.group()
+def topics() -> None:
+    """Create and look at the topics."""
+
+
+@topics.command(epilog=examples("streamal topics create", "streamal topics create -c streamal.toml --dry-run"))
+@config_option
+@click.option("--dry-run", is_flag=True, help="Only say which topics there should be.")
+def create(config: Path | None, dry_run: bool) -> None:
+    """Create the topics that do not exist; those that do are left as they are."""
+    from streamal import assemble
+
+    settings = settings_of(config)
+    if dry_run:
+        for topic, count in assemble.topics_of(settings).partitions(settings.transport.partitions).items():
+            click.echo(f"{topic}: {count} partitions")
+        return
+    with opened(settings) as log:
+        made = assemble.create_topics(settings, log)
+        click.echo(f"created: {', '.join(made)}" if made else "all topics are there")
+
+
+@topics.command(epilog=examples("streamal topics describe"))
+@config_option
+def describe(config: Path | None) -> None:
+    """Show partitions and records of each topic."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from streamal import assemble
+    from streamal.transport.log import TopicPartition
+
+    settings = settings_of(config)
+    found = Table("topic", "partition", "first kept", "next")
+    with opened(settings) as log:
+        for topic in assemble.topics_of(settings).used():
+            for p in range(log.partitions(topic)):
+                first, end = log.bounds(TopicPartition(topic, p))
+                found.add_row(topic, str(p), f"{first:,}", f"{end:,}")
+    Console().print(found)
+
+
+@main.group()
+def config() -> None:
+    """Write, check and show the configuration."""
+
+
+@config.command(epilog=examples("streamal config init", "streamal config init other.toml"))
+@click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default=DEFAULT_CONFIG)
+@click.option("--force", is_flag=True, help="Replace an existing file.")
+def init(path: Path, force: bool) -> None:
+    """Write an annotated file with every setting at its default."""
+    from streamal.settings import example_toml
+
+    if path.exists() and not force:
+        raise click.ClickException(f"{path} exists; --force replaces it")
+    path.write_text(example_toml(), encoding="utf-8")
+    click.echo(f"wrote {path}")
+
+
+@config.command(epilog=examples("streamal config check", "STREAMAL__BUDGET__RATE=0.1 streamal config check"))
+@config_option
+def check(config: Path | None) -> None:
+    """Say whether the settings are valid and go together: values, strategy, model, shares of the budget."""
+    from streamal import assemble
+
+    settings = settings_of(config)
+    assemble.check(settings)
+    click.echo("the configuration is valid")
+
+
+@config.command(epilog=examples("streamal config show"))
+@config_option
+def show(config: Path | None) -> None:
+    """Print the settings in force, secrets masked."""
+    from streamal.settings import show_toml
+
+    click.echo(show_toml(settings_of(config)), nl=False)
+
+
+@config.command(epilog=examples("streamal config schema > streamal.schema.json"))
+def schema() -> None:
+    """Print the JSON Schema of the settings."""
+    import orjson
+
+    from streamal.settings import json_schema
+
+    click.echo(orjson.dumps(json_schema(), option=orjson.OPT_INDENT_2))
+
+
+@main.command(
+    epilog=examples(
+        "streamal tail label_requests", "streamal tail dead_letters -n 5", "streamal tail outcomes --follow"
+    )
+)
+@click.argument(
+    "topic",
+    type=click.Choice(
+        ["instances", "label_requests", "answers", "outcomes", "decisions", "dead_letters", "predictions"]
+    ),
+)
+@click.option("-n", "--number", type=click.IntRange(0), default=10, show_default=True, help="Records per partition.")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes; Ctrl+C ends it.")
+@config_option
+def tail(topic: str, number: int, follow: bool, config: Path | None) -> None:
+    """Print the last records of a topic, one JSON object a line."""
+    from streamal.service.inspection import tail as records_of
+
+    settings = settings_of(config)
+    name = getattr(settings.topics, topic)
+    if not name:
+        raise click.ClickException(f"topics.{topic} is switched off in the config")
+    with opened(settings) as log:
+        try:
+            for line in records_of(log, name, number, follow=follow):
+                click.echo(line)
+        except KeyboardInterrupt:
+            return
+
+
+@main.command(epilog=examples("streamal answer", "streamal answer --annotator ada --classes ok,fraud"))
+@click.option("--annotator", default="terminal", show_default=True, help="Your name on the answers.")
+@click.option("--classes", default="", help="The classes to choose from, separated by commas; else those known.")
+@config_option
+def answer(annotator: str, classes: str, config: Path | None) -> None:
+    """Answer pending label requests here, one key each."""
+    from streamal.annotate.terminal import Terminal
+
+    settings = settings_of(config)
+    with opened(settings) as log, inspected(settings) as inspection:
+        known = [name.strip() for name in classes.split(",") if name.strip()] or list(settings.model.classes)
+        terminal = Terminal(log, settings.topics.answers, annotator)
+        given = terminal.answer_all(inspection.waiting(), known or inspection.labels())
+    click.echo(f"{given} answers given")
+
+
+@main.command(epilog=examples("streamal explain 0-41", "streamal explain 0-41 --json"))
+@click.argument("request_id")
+@click.option("--json", "as_json", is_flag=True, help="Print the records themselves.")
+@config_option
+def explain(request_id: str, as_json: bool, config: Path | None) -> None:
+    """Say why REQUEST_ID was asked, and what became of it."""
+    from streamal.service.inspection import in_words
+
+    with inspected(settings_of(config)) as inspection:
+        request, outcome = inspection.request(request_id)
+    if request is None:
+        raise click.ClickException(
+            f"no label request {request_id} is kept; `streamal tail label_requests` lists the last ones"
+        )
+    if as_json:
+        click.echo(request.encode())
+        if outcome is not None:
+            click.echo(outcome.encode())
+    else:
+        click.echo(in_words(request, outcome))
+
+
+@main.command(epilog=examples("streamal status", "streamal status --json"))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_option
+def status(as_json: bool, config: Path | None) -> None:
+    """Show what was seen, asked and allowed on each partition, from the log itself: works while the service is down."""
+    from dataclasses import asdict
+
+    with inspected(settings_of(config)) as inspection:
+        standings = inspection.standings()
+    total = {name: sum(getattr(s, name) for s in standings) for name in ("seen", "asked", "allowed", "pending", "lag")}
+    if as_json:
+        import orjson
+
+        click.echo(orjson.dumps(total | {"partitions": [asdict(standing) for standing in standings]}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    found = Table("partition", "seen", "asked", "allowed", "pending", "lag")
+    for s in standings:
+        found.add_row(
+            str(s.partition), f"{s.seen:,}", f"{s.asked:,}", f"{s.allowed:,.1f}", f"{s.pending:,}", f"{s.lag:,}"
+        )
+    found.add_section()
+    found.add_row("all", *(f"{total[name]:,.1f}" if name == "allowed" else f"{total[name]:,}" for name in total))
+    Console().print(found)

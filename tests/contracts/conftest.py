@@ -1,0 +1,34 @@
+"""What the contract tests run on: every transport in turn, and names that no other test uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from broker import Broker
+
+from streamal.transport.embedded import EmbeddedLog
+from streamal.transport.kafka import KafkaLog
+from streamal.transport.log import Log
+
+
+@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
+def log(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Log]:
+    """An open log of each transport; topics of other tests may lie in it."""
+    opened: EmbeddedLog | KafkaLog
+    if request.param == "kafka":
+        broker: Broker = request.getfixturevalue("broker")
+        opened = KafkaLog(broker.bootstrap, session_timeout=3.0)
+    else:
+        opened = EmbeddedLog(tmp_path / "log.db")
+    with closing(opened):
+        yield opened
+
+
+@pytest.fixture
+def name() -> str:
+    """A prefix for the topics, groups and slots of one test."""
+    return f"test-{uuid4().hex[:12]}"

@@ -1,0 +1,309 @@
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import random
+import subprocess
+import sys
+from types import ModuleType
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from river import anomaly, compose, linear_model, naive_bayes, neighbors, preprocessing
+
+from streamal.errors import ModelError
+from streamal.learning.moments import MomentAccumulator
+from streamal.learning.online import BIND_AFTER, OnlineModel
+from streamal.learning.presets import PRESETS, build, from_factory
+from streamal.messages import MAX_NUMBER, Features, Label
+
+KINDS = list(PRESETS)
+CLASSIFIERS = [
+    kind for kind in KINDS if not kind.endswith(("_regression", "_regressor")) or kind.startswith("logistic")
+]
+valid = st.dictionaries(
+    st.sampled_from(["a", "b", "c", "z"]),
+    st.none() | st.booleans() | st.floats(-MAX_NUMBER, MAX_NUMBER) | st.integers(-(2**53), 2**53) | st.text(max_size=3),
+)
+Example = tuple[Features, Label]
+
+
+def make_stream(seed: int, length: int, *, task: str = "classification") -> list[Example]:
+    """Two separable classes, or a number, by `a` and the word `c`; with a missing value now and then."""
+    rng = random.Random(seed)
+    stream: list[Example] = []
+    for _ in range(length):
+        a, word = rng.gauss(0, 1), rng.choice(["red", "green"])
+        score = a + (2.0 if word == "red" else -2.0)
+        features: Features = {"a": a, "b": rng.gauss(30, 9) if rng.random() < 0.9 else None, "c": word, "d": a > 1}
+        stream.append((features, score if task == "regression" else "yes" if score > 0 else "no"))
+    return stream
+
+
+def train(model: OnlineModel, stream: list[Example]) -> None:
+    gathered = MomentAccumulator()
+    for start in range(0, len(stream), 50):
+        part = stream[start : start + 50]
+        gathered.add([features for features, _ in part])
+        model.merge(gathered.take())
+        for features, label in part:
+            model.learn(features, label)
+
+
+def make(kind: str, **parameters: Any) -> OnlineModel:
+    model = build(kind, parameters=parameters, seed=7)
+    assert isinstance(model, OnlineModel)
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[str, OnlineModel]:
+    models = {kind: make(kind) for kind in KINDS}
+    for model in models.values():
+        train(model, make_stream(1, 400, task=model.task))
+    return models
+
+
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_every_classifier_learns(kind: str, trained: dict[str, OnlineModel]) -> None:
+    stream = make_stream(2, 300)
+    predictions = trained[kind].predict([features for features, _ in stream])
+    assert all(sum(found.values()) == pytest.approx(1.0) for found in predictions)
+    hits = sum(
+        max(found, key=found.__getitem__) == label for found, (_, label) in zip(predictions, stream, strict=True)
+    )
+    assert hits > 0.85 * len(stream)
+
+
+@pytest.mark.parametrize("kind", ["linear_regression", "hoeffding_tree_regressor"])
+def test_every_regressor_learns(kind: str, trained: dict[str, OnlineModel]) -> None:
+    stream = make_stream(2, 300, task="regression")
+    predictions = trained[kind].predict([features for features, _ in stream])
+    error = sum(abs(found["value"] - float(label)) for found, (_, label) in zip(predictions, stream, strict=True))
+    spread = sum(abs(float(label)) for _, label in stream)
+    assert error < 0.5 * spread
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_is_predicted_before_the_first_example(kind: str) -> None:
+    model = make(kind)
+    assert model.predict([]) == []
+    assert model.predict([{"a": 1.0}, {}]) == [{}, {}]
+    model.learn({"a": 1.0}, 1.0 if model.task == "regression" else "only")
+    assert list(model.predict([{"a": 2.0}])[0]) == (["value"] if model.task == "regression" else ["only"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batch=st.lists(valid, min_size=1, max_size=4))
+def test_predicting_never_raises_and_changes_nothing(
+    kind: str, batch: list[Features], trained: dict[str, OnlineModel]
+) -> None:
+    model = trained[kind]
+    state = pickle.dumps(model)
+    before = copy.deepcopy(batch)
+    for found in model.predict(batch * BIND_AFTER):
+        assert all(isinstance(probability, float) for probability in found.values())
+    assert pickle.dumps(model) == state
+    assert batch == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=20, deadline=None)
+@given(stream=st.lists(st.tuples(valid, st.sampled_from(["p", "q"])), max_size=12), asked=valid)
+def test_learning_any_valid_example_keeps_it_predicting(
+    kind: str, stream: list[tuple[Features, str]], asked: Features
+) -> None:
+    model = make(kind)
+    gathered = MomentAccumulator()
+    for features, label in stream:
+        gathered.add([features])
+        model.merge(gathered.take())
+        model.learn(features, float(label == "p") if model.task == "regression" else label)
+    assert len(model.predict([asked] * BIND_AFTER)) == BIND_AFTER
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_copy_is_equal_and_independent(kind: str, trained: dict[str, OnlineModel]) -> None:
+    model = trained[kind]
+    asked = [features for features, _ in make_stream(3, 20)]
+    before = model.predict(asked)
+    copied = model.copy()
+    assert copied.predict(asked) == before
+    train(copied, make_stream(4, 60, task=model.task))
+    assert copied.predict(asked) != before
+    assert model.predict(asked) == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_examples_and_seed_give_the_same_model(kind: str) -> None:
+    one, other = make(kind), make(kind)
+    for model in (one, other):
+        train(model, make_stream(5, 150, task=model.task))
+    asked = [features for features, _ in make_stream(6, 30)]
+    assert one.predict(asked) == other.predict(asked)
+
+
+FOLD: Final = """
+import random
+from streamal.learning.presets import PRESETS, build
+from streamal.messages import Moment
+
+for kind in PRESETS:
+    rng = random.Random(3)
+    model = build(kind, parameters={}, seed=7)
+    model.merge({"a": Moment(9, 0.1, 9.5)})
+    for index in range(250):
+        x = {"a": rng.gauss(0, 1), "b": rng.choice(["red", "green", "blue"]), "c": rng.random() < 0.5}
+        value = x["a"] + len(x["b"])
+        model.learn(x, value if model.task == "regression" else f"class {round(value) % 5}")
+    print(kind, model.predict([x, {"b": "red", "a": 0.3}] * 5))
+"""
+
+
+def test_another_hash_seed_gives_the_same_predictions_to_the_last_bit() -> None:
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", FOLD],
+            env={**os.environ, "PYTHONHASHSEED": hash_seed},
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        ).stdout
+        for hash_seed in ("1", "2", "3")
+    }
+    assert len(printed) == 1
+    assert printed.pop().count("\n") == len(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_models_fed_by_moments_say_that_they_scale(kind: str) -> None:
+    scaled = kind not in {"gaussian_nb", "hoeffding_tree", "hoeffding_adaptive_tree", "adaptive_forest"}
+    assert make(kind).scales == scaled
+    assert not build(kind, parameters={}, scaling="labelled", seed=1).scales
+
+
+def test_labelled_rows_feed_the_scaling_only_when_asked_to() -> None:
+    stream = make_stream(1, 100)
+    fed, starved = (build("logistic_regression", parameters={}, scaling=rows, seed=1) for rows in ("labelled", "all"))
+    for features, label in stream:
+        fed.learn(features, label)
+        starved.learn(features, label)
+    one: Features = {"a": -2.0, "c": "red"}
+    other: Features = {"a": 2.0, "c": "red"}
+    assert fed.predict([one]) != fed.predict([other])
+    assert starved.predict([one]) == starved.predict([other])
+
+
+def test_a_weight_counts_where_the_estimator_takes_one() -> None:
+    plain, heavy = make("logistic_regression"), make("logistic_regression")
+    for model, weight in ((plain, 1.0), (heavy, 5.0)):
+        model.learn({"on": True}, "p")
+        model.learn({"on": True}, "q", weight)
+    assert heavy.predict([{"on": True}])[0]["q"] > plain.predict([{"on": True}])[0]["q"]
+    unweighted = make("gaussian_nb")
+    unweighted.learn({"a": 1.0}, "p", 5.0)
+    assert unweighted.predict([{"a": 1.0}]) == [{"p": 1.0}]
+
+
+def test_far_away_neighbours_give_no_preference() -> None:
+    model = build("knn", parameters={}, scaling="labelled", seed=1)
+    for value, label in ((0.0, "p"), (1e-150, "q")):
+        model.learn({"a": value}, label)
+    assert model.predict([{"a": 1e100}]) == [{"p": 0.5, "q": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "message"),
+    [
+        ("gausian_nb", {}, "did you mean 'gaussian_nb'"),
+        ("svm", {}, "must be one of logistic_regression, softmax"),
+        ("logistic_regression", {"learning_rat": 1.0}, "did you mean 'learning_rate'"),
+        ("gaussian_nb", {"depth": 1}, "it accepts: none"),
+        ("logistic_regression", {"seed": 1}, "has no parameter 'seed'"),
+        ("logistic_regression", {"learning_rate": "fast"}, "must be a number from 0 on"),
+        ("logistic_regression", {"learning_rate": True}, "must be a number from 0 on"),
+        ("logistic_regression", {"l2": float("nan")}, "must be a number from 0 on"),
+        ("hoeffding_tree", {"grace_period": 2.5}, "must be a whole number from 1 on"),
+        ("text_logistic", {"tfidf": 1}, "must be true or false"),
+        ("text_logistic", {"on": 1}, "must be a string"),
+    ],
+)
+def test_a_wrong_kind_or_parameter_is_named_with_its_cure(kind: str, parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        build(kind, parameters=parameters, seed=1)
+
+
+def test_parameters_reach_the_estimator() -> None:
+    slow, fast = make("logistic_regression", learning_rate=0.001), make("logistic_regression", learning_rate=0.5)
+    for model in (slow, fast):
+        model.learn({"on": True}, "p")
+        model.learn({"on": True}, "q")
+    assert abs(fast.predict([{"on": True}])[0]["p"] - 0.5) > abs(slow.predict([{"on": True}])[0]["p"] - 0.5)
+
+
+@pytest.fixture
+def factories(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = ModuleType("factories_under_test")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return module
+
+
+def offer(module: ModuleType, returned: Any) -> str:
+    module.__dict__["build"] = lambda: returned
+    return f"{module.__name__}:build"
+
+
+def test_a_binary_classifier_is_made_to_take_any_classes(factories: ModuleType) -> None:
+    pipeline = preprocessing.StandardScaler() | linear_model.LogisticRegression()
+    model = from_factory(offer(factories, pipeline))
+    for value, label in ((1.0, "p"), (2.0, "q"), (3.0, "r")):
+        model.learn({"a": value, "gone": None}, label, 2.0)
+    found = model.predict([{"a": 2.0}, {"a": 2.0, "unseen": 1.0}])
+    assert list(found[0]) == ["p", "q", "r"]
+    assert found[0] == found[1]
+
+
+def test_predicting_changes_nothing_in_a_users_pipeline(factories: ModuleType) -> None:
+    model = from_factory(offer(factories, preprocessing.StandardScaler() | naive_bayes.GaussianNB()))
+    model.learn({"a": 1.0}, "p")
+    model.predict([{"a": 1.0}])
+    state = pickle.dumps(model)
+    model.predict([{f"name-{index}": 1.0} for index in range(50)])
+    assert pickle.dumps(model) == state
+
+
+def test_a_users_model_with_functions_inside_can_be_copied(factories: ModuleType) -> None:
+    pipeline = compose.FuncTransformer(lambda x: {"twice": 2 * x["a"]}) | linear_model.LinearRegression()
+    model = from_factory(offer(factories, pipeline))
+    assert (model.task, model.predict([{"a": 1.0}])) == ("regression", [{}])
+    model.learn({"a": 1.0}, 3.0)
+    copied = model.copy()
+    model.learn({"a": 1.0}, 3.0)
+    assert copied.predict([{"a": 1.0}])[0]["value"] < model.predict([{"a": 1.0}])[0]["value"]
+
+
+@pytest.mark.parametrize(
+    "returned", [anomaly.HalfSpaceTrees(), preprocessing.StandardScaler(), None, neighbors.KNNClassifier]
+)
+def test_what_neither_classifies_nor_predicts_a_number_is_refused(factories: ModuleType, returned: Any) -> None:
+    with pytest.raises(ModelError, match="must return a River classifier or regressor"):
+        from_factory(offer(factories, returned))
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nowhere_to_be_found:build", "cannot be imported"),
+        ("streamal.learning.presets:missing", "cannot be imported"),
+        ("streamal.learning.presets", "must have the form"),
+        ("streamal.learning.presets:build", "is called without arguments"),
+    ],
+)
+def test_a_wrong_factory_is_named_with_its_cure(path: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        from_factory(path)

@@ -1,0 +1,110 @@
+"""A partition may change its owner anywhere: what the log holds is enough to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from specimens import STEP, Constant, Partition, logistic, stream
+
+from streamal.lane import SamplingPlan
+from streamal.learning import presets
+from streamal.learning.model import Model
+from streamal.selection.budget import BudgetPlan, Limit
+from streamal.selection.registry import STRATEGIES, build
+from streamal.selection.strategy import StrategySpec
+
+LENGTH = 400
+
+
+def unsure() -> Model:
+    return Constant({"usual": 0.7, "rare": 0.3})
+
+
+def neighbours() -> Model:
+    return presets.build("knn", parameters={}, scaling="labelled", seed=0)
+
+
+def warmup(strategy: str) -> int:
+    return build(strategy, StrategySpec(0.2, 256, {}, unsure), "classification").warmup
+
+
+WITHOUT_SOFT_STATE = sorted(name for name in STRATEGIES if not warmup(name))
+BLIND = ("random", "periodic")
+"""They never look at a prediction, so it does not matter that the copy with the pending instances is built anew."""
+
+budgets = st.builds(
+    BudgetPlan,
+    rate=st.sampled_from([0.1, 0.3]),
+    loan=st.sampled_from([0, 20]),
+    limits=st.sampled_from([(), (Limit("count", 12, 100.0), Limit("cost", 30.0, 170.0))]),
+    max_pending=st.sampled_from([5, 10_000]),
+    expiry=st.sampled_from([None, 3.0]),
+    refund_expired=st.booleans(),
+)
+
+
+def check(plan: SamplingPlan, model: Callable[[], Model], crashes: set[int], delay: int, silent: int) -> None:
+    """Run a stream with and without changes of ownership and compare all that became visible."""
+    instances = stream(LENGTH, plan.seed)
+    calm = Partition(plan, model(), delay=delay, silent=silent)
+    shaken = Partition(plan, model(), delay=delay, silent=silent)
+    calm.run(instances, crashes)
+    start = 0
+    for stop in [*sorted(crashes), LENGTH]:
+        shaken.run(instances[start:stop])
+        if stop < LENGTH:
+            shaken.crash(model(), instances[max(0, stop - warmup(plan.strategy)) : stop])
+        start = stop
+    assert shaken.requests == calm.requests
+    assert shaken.outcomes == calm.outcomes
+    assert shaken.utilities == calm.utilities
+    assert shaken.lane.ledger() == calm.lane.ledger()
+    assert list(shaken.lane.pending) == list(calm.lane.pending)
+    probes = [instance.features for instance in instances[:20]]
+    assert shaken.fold.model.predict(probes) == calm.fold.model.predict(probes)
+
+
+crash_points = st.sets(st.integers(1, LENGTH - 1), min_size=1, max_size=4)
+delays = st.sampled_from([0, 30, 2 * STEP])
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    strategy=st.sampled_from(WITHOUT_SOFT_STATE),
+    budget=budgets,
+    model=st.sampled_from([unsure, neighbours]),
+    seed=st.integers(0, 2**32),
+    crashes=crash_points,
+    delay=delays,
+    silent=st.sampled_from([0, 3]),
+)
+def test_a_strategy_without_soft_state_goes_on_exactly(
+    strategy: str,
+    budget: BudgetPlan,
+    model: Callable[[], Model],
+    seed: int,
+    crashes: set[int],
+    delay: int,
+    silent: int,
+) -> None:
+    check(SamplingPlan(budget, strategy, seed=seed), model, crashes, delay, silent)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    strategy=st.sampled_from(BLIND), budget=budgets, seed=st.integers(0, 2**32), crashes=crash_points, delay=delays
+)
+def test_also_with_a_model_that_looks_ahead(
+    strategy: str, budget: BudgetPlan, seed: int, crashes: set[int], delay: int
+) -> None:
+    check(SamplingPlan(budget, strategy, seed=seed), logistic, crashes, delay, 3)
+
+
+@settings(max_examples=15, deadline=None)
+@given(budget=budgets, seed=st.integers(0, 2**32), crashes=crash_points, silent=st.sampled_from([0, 3]))
+def test_soft_state_is_rebuilt_from_the_last_instances(
+    budget: BudgetPlan, seed: int, crashes: set[int], silent: int
+) -> None:
+    check(SamplingPlan(budget, "class_conditional", seed=seed), unsure, crashes, 30, silent)

@@ -1,0 +1,173 @@
+"""A constant model, generated streams, and one partition driven the way a worker drives it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from random import Random
+from typing import Any, Final
+
+import orjson
+
+from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved
+from streamal.lane import SamplingPlan
+from streamal.learning import presets
+from streamal.learning.fold import Fold
+from streamal.learning.model import Model
+from streamal.messages import (
+    Answer,
+    Features,
+    Instance,
+    Label,
+    LabelRequest,
+    Moment,
+    Moments,
+    Outcome,
+    Prediction,
+    Received,
+    Task,
+    decode_outcome,
+)
+from streamal.sampler import Handover, SelectiveSampler
+
+STEP: Final = 50
+"""Instances between two times at which answers come in and outcomes are folded."""
+
+
+class Constant:
+    """A model that always says the same, and keeps what it was told."""
+
+    def __init__(self, prediction: Prediction, *, task: Task = "classification", scales: bool = False) -> None:
+        self._prediction = prediction
+        self.task = task
+        self.lookahead = False
+        self.scales = scales
+        self.learned: list[tuple[Features, Label, float]] = []
+        self.merged: list[Mapping[str, Moment]] = []
+
+    def predict(self, batch: Sequence[Features]) -> list[Prediction]:
+        return [self._prediction] * len(batch)
+
+    def learn(self, features: Features, label: Label, weight: float = 1.0) -> None:
+        self.learned.append((features, label, weight))
+
+    def merge(self, moments: Mapping[str, Moment]) -> None:
+        self.merged.append(moments)
+
+    def copy(self) -> Constant:
+        copied = Constant(self._prediction, task=self.task, scales=self.scales)
+        copied.learned, copied.merged = list(self.learned), list(self.merged)
+        return copied
+
+
+def logistic() -> Model:
+    """Return a logistic regression that scales by labelled rows, so that it is a function of the answers alone."""
+    return presets.build("logistic_regression", parameters={}, scaling="labelled", seed=0)
+
+
+def stream(count: int, seed: int = 0, *, replay: bool = False) -> list[Instance]:
+    """Return instances of a noisy linear concept with a rarer class; with `replay` they carry their label."""
+    random = Random(seed)
+    found = []
+    for offset in range(count):
+        features = {"x": random.gauss(0.0, 1.0), "y": random.gauss(0.0, 1.0)}
+        label = truth(features) if replay else None
+        found.append(Instance(offset, float(offset), f"i{offset}", features, label=label))
+    return found
+
+
+def truth(features: Features) -> str:
+    """Return the class of an instance of `stream`."""
+    x, y = features["x"], features["y"]
+    assert isinstance(x, float)
+    assert isinstance(y, float)
+    return "rare" if 2.0 * x - y > 1.5 else "usual"
+
+
+def answer_to(request_id: str, label: Label | None = "usual", kind: Any = "label", partition: int = 0) -> Answer:
+    """Return a decoded answer; what it was decoded from is made up."""
+    received = Received("answers", partition, 0, 0, b"key", b'{"made": "up"}', ())
+    return Answer(request_id, kind, label if kind == "label" else None, "someone", received)
+
+
+class Partition:
+    """One partition, whose answers come `delay` instances late; every `silent`-th request is never answered.
+
+    The log is kept as bytes, so that a successor gets exactly what it would read.
+    """
+
+    def __init__(self, plan: SamplingPlan, model: Model, *, delay: int = 0, silent: int = 0) -> None:
+        self.plan = plan
+        self.fold = Fold(model)
+        self.sampler = SelectiveSampler([plan], self.fold)
+        self.lane = self.sampler.open(0, Handover())
+        self.requests: list[bytes] = []
+        self.outcomes: list[bytes] = []
+        self.decided: list[InstancesDecided] = []
+        self._due: deque[tuple[int, str, str]] = deque()
+        self._delay = delay
+        self._silent = silent
+
+    def run(self, instances: Sequence[Instance], cuts: Iterable[int] = ()) -> None:
+        """Decide on instances; `cuts` are further ends of batches besides every `STEP` instances."""
+        first = instances[0].offset
+        ends = {end - first for end in cuts} | {at.offset - first + 1 for at in instances if not (at.offset + 1) % STEP}
+        start = 0
+        for end in sorted(end for end in ends | {len(instances)} if 0 < end <= len(instances)):
+            batch = instances[start:end]
+            self.take(self.sampler.see(0, batch, float(batch[0].offset // STEP)))
+            start = end
+            if not (batch[-1].offset + 1) % STEP:
+                self.settle(batch[-1].offset + 1)
+
+    def take(self, events: Iterable[Event]) -> None:
+        """Do with events what a worker does."""
+        for event in events:
+            if isinstance(event, InstancesDecided):
+                self.decided.append(event)
+            elif isinstance(event, LabelRequested):
+                self.requests.append(event.request.encode())
+                if not self._silent or len(self.requests) % self._silent:
+                    due = event.request.offset + self._delay
+                    self._due.append((due, event.request.request_id, truth(event.request.features)))
+            elif isinstance(event, RequestResolved):
+                self._append(event.outcome)
+            elif isinstance(event, MomentsTaken):
+                self._append(event.moments)
+
+    def settle(self, position: int) -> None:
+        """Let what is due by now come in, and fold it."""
+        while self._due and self._due[0][0] < position:
+            _, request_id, label = self._due.popleft()
+            self.take(self.sampler.answer(0, [answer_to(request_id, label)], float(position // STEP)))
+        self.take(self.sampler.tick(float(position // STEP)))
+
+    def _append(self, record: Outcome | Moments) -> None:
+        self.outcomes.append(record.encode())
+        self.sampler.fold([(len(self.outcomes) - 1, record)])
+
+    def handover(self, recent: Sequence[Instance] = ()) -> Handover:
+        """Return what a successor would read from the log."""
+        oldest = self.lane.pending.oldest
+        requests = [LabelRequest.decode(value) for value in self.requests]
+        low = len(requests) if oldest is None else [request.offset for request in requests].index(oldest.offset)
+        found = [decode_outcome(value) for value in self.outcomes]
+        return Handover(
+            ledger=orjson.loads(orjson.dumps(self.lane.ledger())),
+            requests=requests[low:],
+            outcomes=[outcome for outcome in found if isinstance(outcome, Outcome)],
+            recent=recent,
+        )
+
+    def crash(self, model: Model, recent: Sequence[Instance] = ()) -> None:
+        """Go on as a new owner with nothing but the log; `model` is a fresh one."""
+        handover = self.handover(recent)
+        self.fold = Fold(model)
+        self.sampler = SelectiveSampler([self.plan], self.fold)
+        self.sampler.fold([(at, decode_outcome(value)) for at, value in enumerate(self.outcomes)])
+        self.lane = self.sampler.open(0, handover)
+
+    @property
+    def utilities(self) -> list[float]:
+        """The utilities of all instances."""
+        return [utility for event in self.decided for utility in event.utilities]

@@ -1,0 +1,81 @@
+"""Requests leave by an answer or by expiry, and are remembered for a while."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from streamal.messages import LabelRequest
+from streamal.pending import REMEMBERED, PendingRequests
+
+FIRST = LabelRequest(
+    partition=0,
+    offset=0,
+    instance_id="",
+    features={},
+    display=None,
+    prediction={},
+    utility=0.0,
+    propensity=1.0,
+    reason="exploration",
+    would_select=False,
+    strategy="random",
+    model_version=0,
+    requested_at=0.0,
+    expires_at=None,
+    budget={},
+)
+
+
+def waiting(*offsets: int, expiry: float | None = None) -> PendingRequests:
+    pending = PendingRequests()
+    for offset in offsets:
+        pending.add(replace(FIRST, offset=offset, expires_at=None if expiry is None else offset + expiry))
+    return pending
+
+
+def test_requests_wait_in_the_order_they_were_made() -> None:
+    pending = waiting(3, 5, 9)
+    assert [request.offset for request in pending] == [3, 5, 9]
+    assert (len(pending), pending.get(5), pending.get(4)) == (3, replace(FIRST, offset=5), None)
+
+
+def test_the_oldest_is_the_first_that_still_waits() -> None:
+    pending = waiting(3, 5, 9)
+    pending.remove(5, "learned", "a")
+    assert pending.oldest == replace(FIRST, offset=3)
+    pending.remove(3, "learned", "a")
+    assert pending.oldest == replace(FIRST, offset=9)
+    pending.remove(9, "expired", None)
+    assert pending.oldest is None
+
+
+def test_how_a_request_ended_is_remembered() -> None:
+    pending = waiting(3, 5)
+    pending.remove(3, "learned", "a")
+    assert (pending.gone(3), pending.gone(5), pending.gone(4)) == (("learned", "a"), None, None)
+
+
+def test_memory_of_what_is_gone_is_bounded() -> None:
+    pending = waiting()
+    for offset in range(REMEMBERED + 3):
+        pending.remove(offset, "learned", "a")
+    assert [pending.gone(offset) is None for offset in (0, 2, 3, REMEMBERED + 2)] == [True, True, False, False]
+
+
+def test_requests_expire_when_their_time_is_up_and_stay_until_removed() -> None:
+    pending = waiting(3, 5, 9, expiry=10.0)
+    assert [request.offset for request in pending.expired(12.999)] == []
+    assert [request.offset for request in pending.expired(15.0)] == [3, 5]
+    assert [request.offset for request in pending.expired(15.0)] == [3, 5]
+    pending.remove(3, "expired", None)
+    assert [request.offset for request in pending.expired(15.0)] == [5]
+
+
+def test_requests_without_expiry_wait_for_ever() -> None:
+    assert waiting(3, 5).expired(1e18) == []
+
+
+def test_a_request_without_expiry_does_not_hold_up_those_made_after_one_was_set() -> None:
+    pending = waiting(3)
+    pending.add(replace(FIRST, offset=5, expires_at=10.0))
+    assert [request.offset for request in pending.expired(10.0)] == [5]
