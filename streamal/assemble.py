@@ -91,10 +91,11 @@ def topics_of(settings: Settings) -> Topics:
 def create_topics(settings: Settings, log: Log) -> list[str]:
     """Create the topics that do not exist; `instances` decides on the partitions of all if it is there."""
     topics = topics_of(settings)
-    log.create_topics({topics.instances: settings.transport.partitions})
+    made = log.create_topics({topics.instances: settings.transport.partitions})
     count = log.partitions(topics.instances)
     wanted = topics.partitions(count)
-    return list(log.create_topics(wanted, compacted=[topics.snapshots, topics.control], kept=[topics.outcomes]))
+    others = log.create_topics(wanted, compacted=[topics.snapshots, topics.control], kept=[topics.outcomes])
+    return [*made, *others]
 
 
 def build_model(settings: Settings) -> Model:
@@ -174,7 +175,8 @@ def snapshot_store(settings: Settings) -> SnapshotStore:
     directory = Path(chosen.directory) if chosen.directory else beside / OWN_DIRECTORY
     key_file = Path(chosen.key_file) if chosen.key_file else None
     name = f"{settings.pipeline}-{transport.slot}"
-    return SnapshotStore(directory, name, config_hash(settings), key_file)
+    trusted = [settings.model.factory.partition(".")[0].partition(":")[0]] if settings.model.factory else []
+    return SnapshotStore(directory, name, config_hash(settings), key_file=key_file, trusted=trusted)
 
 
 def build_service(settings: Settings, log: Log) -> Service:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from streamal.errors import StreamalError
+from streamal.errors import StreamalError, TransportError
 
 if TYPE_CHECKING:
     from streamal.service.inspection import Inspection
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from streamal.transport.log import Log
 
 DEFAULT_CONFIG: Final = Path("streamal.toml")
+TOPICS: Final = ("instances", "label-requests", "answers", "outcomes", "decisions", "dead-letters", "predictions")
 
 
 class Commands(click.Group):
@@ -60,26 +61,45 @@ def settings_of(config: Path | None) -> Settings:
     return load(config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None))
 
 
+def absent(settings: Settings) -> bool:
+    """Say whether the embedded log has yet to be made."""
+    return settings.transport.kind == "embedded" and not Path(settings.transport.path).exists()
+
+
 @contextmanager
 def opened(settings: Settings) -> Iterator[Log]:
-    """Open the log for a short command."""
+    """Open the log for a command that looks at it: none is made where there is none.
+
+    Raises:
+        TransportError: there is none, or it cannot be reached.
+    """
     from streamal import assemble
 
-    log = assemble.open_log(settings)
-    try:
+    if absent(settings):
+        path = settings.transport.path
+        message = (
+            f"{path}: there is no log yet; `streamal run` or `streamal topics create` makes it, or see transport.path"
+        )
+        raise TransportError(message)
+    with closing(assemble.open_log(settings)) as log:
         yield log
-    finally:
-        log.close()
 
 
-@contextmanager
-def inspected(settings: Settings) -> Iterator[Inspection]:
-    """Look at a stream from outside."""
+def inspection_of(settings: Settings, log: Log) -> Inspection:
+    """Return what looks at a stream from outside."""
     from streamal import assemble
     from streamal.service.inspection import Inspection
 
-    with opened(settings) as log:
-        yield Inspection(log, assemble.topics_of(settings), settings.transport.group, settings.budget.rate)
+    return Inspection(log, assemble.topics_of(settings), settings.transport.group, settings.budget.rate)
+
+
+def counted(count: int, noun: str) -> str:
+    """Return a count with its noun.
+
+    >>> counted(1, "partition"), counted(4, "partition")
+    ('1 partition', '4 partitions')
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 @click.group(
@@ -89,7 +109,10 @@ def inspected(settings: Settings) -> Iterator[Inspection]:
 )
 @click.version_option(package_name="streamal")
 def main() -> None:
-    """Decide on each instance of a stream whether to ask for its label, within a budget that holds."""
+    """Decide on each instance of a stream whether to ask for its label, within a budget that holds.
+
+    To see it at work: streamal demo. To use it: streamal config init, then run; answer or any Kafka producer answers.
+    """
 
 
 @main.command(epilog=examples("streamal demo", "streamal demo --serve", "streamal demo --rate 0.01 --seconds 20"))
@@ -98,7 +121,7 @@ def main() -> None:
     "--seconds", type=click.IntRange(5, 50), default=40, show_default=True, help="Time to spread the stream over."
 )
 @click.option("--serve", is_flag=True, help="Keep running afterwards with the HTTP port open; Ctrl+C ends it.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="HTTP port for --serve.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8080, show_default=True, help="HTTP port for --serve.")
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -107,7 +130,11 @@ def main() -> None:
     help="Where to draw the learning curve.",
 )
 def demo(rate: float, seconds: int, serve: bool, port: int, plot: Path) -> None:
-    """Run the real service on a real stream, with a simulated annotator; needs nothing installed or running."""
+    """See the service at work on a real stream, within a minute.
+
+    It runs as in production, on a temporary embedded log, with a simulated annotator; nothing need be installed or
+    running beside it.
+    """
     from streamal import demo as demonstration
 
     demonstration.run(rate=rate, seconds=seconds, port=port if serve else None, plot=plot)
@@ -121,6 +148,8 @@ def demo(rate: float, seconds: int, serve: bool, port: int, plot: Path) -> None:
 @click.option("--no-supervisor", is_flag=True, help="Run the worker itself, where something else restarts it.")
 def run(config: Path | None, dry_run: bool, no_supervisor: bool) -> None:
     """Run a worker: decide, ask, learn, until SIGTERM.
+
+    A small parent process restarts the worker when it crashes, unless a restart cannot help.
 
     Exit codes: 0 orderly end, 1 unexpected, 2 config, 3 transport, 4 commit refused, 5 ledger lost, 7 deadline, 8
     model.
@@ -147,18 +176,20 @@ def _explain_run(settings: Settings) -> None:
     from streamal import assemble
 
     task = assemble.check(settings).task
-    with opened(settings) as log:
-        topics = assemble.topics_of(settings)
-        count = log.partitions(topics.instances)
-        plans = assemble.plans_of(settings, task, count)
-        for topic in topics.used():
-            click.echo(f"topic {topic}: {log.partitions(topic)} partitions")
-    plan = plans[0].budget
-    click.echo(f"strategy {plans[0].strategy} on {settings.model.factory or settings.model.kind} ({task})")
-    click.echo(
-        f"budget: {plan.rate:g} labels per instance; loan {settings.budget.cold_start_loan}, shared by {count} partitions"
-    )
-    click.echo("Everything is in place; nothing was changed.")
+    topics = assemble.topics_of(settings)
+    if absent(settings):
+        found = {topic: topics.partitions(settings.transport.partitions)[topic] for topic in topics.used()}
+        click.echo(f"log: {settings.transport.path}, which does not exist yet and will be made")
+    else:
+        with opened(settings) as log:
+            found = {topic: log.partitions(topic) for topic in topics.used()}
+    for topic, count in found.items():
+        click.echo(f"topic {topic}: {counted(count, 'partition')}")
+    plan = assemble.plans_of(settings, task, found[topics.instances])[0]
+    click.echo(f"strategy: {plan.strategy} on {settings.model.factory or settings.model.kind} ({task})")
+    loan = counted(settings.budget.cold_start_loan, "label")
+    click.echo(f"budget: {plan.budget.rate:g} labels per instance, cold-start loan {loan}")
+    click.echo("Everything fits together; no worker was started.")
 
 
 @main.command(
@@ -200,7 +231,11 @@ def simulate(
     as_json: bool,
     config: Path | None,
 ) -> None:
-    """Evaluate strategies on a labelled FILE (csv or jsonl, plain or .gz): predict, score, decide, maybe ask, learn."""
+    """Evaluate strategies and models on a labelled FILE.
+
+    FILE is csv or jsonl, plain or .gz. Each row is predicted, scored, decided on, and learned if its label was asked
+    for and the answer has come: the scores are those of a model that has never seen the row.
+    """
     from streamal import assemble
     from streamal.annotate.oracle import Oracle
 
@@ -212,6 +247,8 @@ def simulate(
         for name in strategies or (base.strategy.name,)
         for seed in seeds or (base.strategy.seed,)
     ]
+    for one in runs:
+        assemble.check(one)
     oracles = [Oracle(delay, annotator_error, no_answer, run.strategy.seed) for run in runs]
     results = assemble.simulate_all(runs, oracles, file, label=label, rows=rows, quiet=as_json)
     if as_json:
@@ -224,7 +261,8 @@ def simulate(
     if plot:
         from streamal.evaluate import report
 
-        report.plot(_by_strategy(results), plot, title=f"{file.name}: {results[0].model} at {results[0].rate:g}")
+        title = f"{file.name}: {results[0].model} at {results[0].rate:g} labels per instance"
+        report.plot(_by_strategy(results), plot, title=title)
         click.echo(f"learning curves: {plot}", err=as_json)
 
 
@@ -259,17 +297,23 @@ def topics() -> None:
 @config_option
 @click.option("--dry-run", is_flag=True, help="Only say which topics there should be.")
 def create(config: Path | None, dry_run: bool) -> None:
-    """Create the topics that do not exist; those that do are left as they are."""
+    """Create the topics that do not exist.
+
+    Those that do are left as they are, and `instances`, if it is there, decides on the partitions of the others.
+    """
     from streamal import assemble
 
     settings = settings_of(config)
+    wanted = assemble.topics_of(settings).partitions(settings.transport.partitions)
     if dry_run:
-        for topic, count in assemble.topics_of(settings).partitions(settings.transport.partitions).items():
-            click.echo(f"{topic}: {count} partitions")
+        for topic, count in wanted.items():
+            click.echo(f"{topic}: {counted(count, 'partition')}")
         return
-    with opened(settings) as log:
-        made = assemble.create_topics(settings, log)
-        click.echo(f"created: {', '.join(made)}" if made else "all topics are there")
+    fresh = absent(settings)
+    with closing(assemble.open_log(settings)) as log:
+        # opening an embedded log makes them
+        made = list(wanted) if fresh else assemble.create_topics(settings, log)
+    click.echo(f"created: {', '.join(made)}" if made else "all topics are there")
 
 
 @topics.command(epilog=examples("streamal topics describe"))
@@ -283,12 +327,14 @@ def describe(config: Path | None) -> None:
     from streamal.transport.log import TopicPartition
 
     settings = settings_of(config)
-    found = Table("topic", "partition", "first kept", "next")
+    found = Table("topic")
+    for column in ("partitions", "kept", "end of each partition"):
+        found.add_column(column, justify="right")
     with opened(settings) as log:
         for topic in assemble.topics_of(settings).used():
-            for p in range(log.partitions(topic)):
-                first, end = log.bounds(TopicPartition(topic, p))
-                found.add_row(topic, str(p), f"{first:,}", f"{end:,}")
+            bounds = [log.bounds(TopicPartition(topic, p)) for p in range(log.partitions(topic))]
+            kept, ends = sum(end - first for first, end in bounds), " ".join(str(end) for _, end in bounds)
+            found.add_row(topic, str(len(bounds)), f"{kept:,}", ends)
     Console().print(found)
 
 
@@ -301,11 +347,12 @@ def config() -> None:
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default=DEFAULT_CONFIG)
 @click.option("--force", is_flag=True, help="Replace an existing file.")
 def init(path: Path, force: bool) -> None:
-    """Write an annotated file with every setting at its default."""
+    """Write a file with every setting, explained, at its default."""
     from streamal.settings import example_toml
 
     if path.exists() and not force:
-        raise click.ClickException(f"{path} exists; --force replaces it")
+        message = f"{path} exists; --force replaces it"
+        raise click.ClickException(message)
     path.write_text(example_toml(), encoding="utf-8")
     click.echo(f"wrote {path}")
 
@@ -313,7 +360,10 @@ def init(path: Path, force: bool) -> None:
 @config.command(epilog=examples("streamal config check", "STREAMAL__BUDGET__RATE=0.1 streamal config check"))
 @config_option
 def check(config: Path | None) -> None:
-    """Say whether the settings are valid and go together: values, strategy, model, shares of the budget."""
+    """Say whether the settings go together.
+
+    Checked are the values, the model, whether the strategy fits it, and each partition's share of the budget.
+    """
     from streamal import assemble
 
     settings = settings_of(config)
@@ -341,27 +391,29 @@ def schema() -> None:
 
 
 @main.command(
+    context_settings={"token_normalize_func": lambda name: name.replace("_", "-")},
     epilog=examples(
-        "streamal tail label_requests", "streamal tail dead_letters -n 5", "streamal tail outcomes --follow"
-    )
-)
-@click.argument(
-    "topic",
-    type=click.Choice(
-        ["instances", "label_requests", "answers", "outcomes", "decisions", "dead_letters", "predictions"]
+        "streamal tail label-requests", "streamal tail dead-letters -n 5", "streamal tail outcomes --follow"
     ),
 )
+@click.argument("topic", type=click.Choice(TOPICS), metavar="TOPIC")
 @click.option("-n", "--number", type=click.IntRange(0), default=10, show_default=True, help="Records per partition.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes; Ctrl+C ends it.")
 @config_option
 def tail(topic: str, number: int, follow: bool, config: Path | None) -> None:
-    """Print the last records of a topic, one JSON object a line."""
+    """Print the last records of a topic, one JSON object a line.
+
+    TOPIC is instances, label-requests, answers, outcomes, decisions, dead-letters or predictions, whatever name it has
+    in the config.
+    """
     from streamal.service.inspection import tail as records_of
 
     settings = settings_of(config)
-    name = getattr(settings.topics, topic)
+    key = topic.replace("-", "_")
+    name = getattr(settings.topics, key)
     if not name:
-        raise click.ClickException(f"topics.{topic} is switched off in the config")
+        message = f"topics.{key} is switched off; give it a name in the config to have it written"
+        raise click.ClickException(message)
     with opened(settings) as log:
         try:
             for line in records_of(log, name, number, follow=follow):
@@ -376,14 +428,18 @@ def tail(topic: str, number: int, follow: bool, config: Path | None) -> None:
 @config_option
 def answer(annotator: str, classes: str, config: Path | None) -> None:
     """Answer pending label requests here, one key each."""
-    from streamal.annotate.terminal import Terminal
+    from streamal import assemble
+    from streamal.annotate.terminal import Choices, Terminal
 
     settings = settings_of(config)
-    with opened(settings) as log, inspected(settings) as inspection:
-        known = [name.strip() for name in classes.split(",") if name.strip()] or list(settings.model.classes)
-        terminal = Terminal(log, settings.topics.answers, annotator)
-        given = terminal.answer_all(inspection.waiting(), known or inspection.labels())
-    click.echo(f"{given} answers given")
+    task = assemble.check(settings).task
+    with opened(settings) as log:
+        inspection = inspection_of(settings, log)
+        known = [name.strip() for name in classes.split(",") if name.strip()] or settings.model.classes
+        offered = known or (inspection.labels() if task == "classification" else ())
+        choices = Choices(tuple(offered), task, closed=bool(settings.model.classes))
+        given = Terminal(log, settings.topics.answers, annotator, choices).answer_all(inspection.waiting())
+    click.echo(f"{counted(given, 'answer')} given")
 
 
 @main.command(epilog=examples("streamal explain 0-41", "streamal explain 0-41 --json"))
@@ -391,15 +447,18 @@ def answer(annotator: str, classes: str, config: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the records themselves.")
 @config_option
 def explain(request_id: str, as_json: bool, config: Path | None) -> None:
-    """Say why REQUEST_ID was asked, and what became of it."""
+    """Say why a label was asked for, and what became of it.
+
+    REQUEST_ID is `request_id` of a label request: partition and offset of its instance, as in 0-41.
+    """
     from streamal.service.inspection import in_words
 
-    with inspected(settings_of(config)) as inspection:
-        request, outcome = inspection.request(request_id)
+    settings = settings_of(config)
+    with opened(settings) as log:
+        request, outcome = inspection_of(settings, log).request(request_id)
     if request is None:
-        raise click.ClickException(
-            f"no label request {request_id} is kept; `streamal tail label_requests` lists the last ones"
-        )
+        message = f"no label request {request_id} is kept; `streamal tail label-requests` lists the last ones"
+        raise click.ClickException(message)
     if as_json:
         click.echo(request.encode())
         if outcome is not None:
@@ -412,11 +471,15 @@ def explain(request_id: str, as_json: bool, config: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_option
 def status(as_json: bool, config: Path | None) -> None:
-    """Show what was seen, asked and allowed on each partition, from the log itself: works while the service is down."""
+    """Show what was seen, asked and allowed.
+
+    It is read from the log itself, partition by partition, and so works while the service is down.
+    """
     from dataclasses import asdict
 
-    with inspected(settings_of(config)) as inspection:
-        standings = inspection.standings()
+    settings = settings_of(config)
+    with opened(settings) as log:
+        standings = inspection_of(settings, log).standings()
     total = {name: sum(getattr(s, name) for s in standings) for name in ("seen", "asked", "allowed", "pending", "lag")}
     if as_json:
         import orjson
@@ -426,11 +489,19 @@ def status(as_json: bool, config: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    found = Table("partition", "seen", "asked", "allowed", "pending", "lag")
+    loan = (
+        total["asked"] > total["allowed"]
+        and "allowed: by the rate; what is beyond it is the cold-start loan, to be paid back"
+    )
+    found = Table("partition", caption=loan or None)
+    for column in total:
+        found.add_column(column, justify="right")
     for s in standings:
-        found.add_row(
-            str(s.partition), f"{s.seen:,}", f"{s.asked:,}", f"{s.allowed:,.1f}", f"{s.pending:,}", f"{s.lag:,}"
-        )
+        found.add_row(str(s.partition), *(_figure(getattr(s, name)) for name in total))
     found.add_section()
-    found.add_row("all", *(f"{total[name]:,.1f}" if name == "allowed" else f"{total[name]:,}" for name in total))
+    found.add_row("all", *map(_figure, total.values()))
     Console().print(found)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.resources import as_file, files
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Final
@@ -24,6 +25,7 @@ from typing import Final
 import orjson
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
@@ -106,6 +108,7 @@ class Demo:
             plan = replace(assemble.plans_of(chosen, "classification", 1)[0], serve=True)
             self._controls.append(Simulator(plan, assemble.build_model(settings), late, CLASSES))
         self.limit: float = len(rows)
+        self.rows = len(rows)
         self.fed = 0
         self.service = Arm("streamal")
         self.control = Arm("random control")
@@ -162,15 +165,20 @@ class Demo:
         return self.fed >= self.limit and self.service.scored >= self.fed and not self._answers
 
 
-def run(*, rate: float, seconds: int, port: int | None, plot: Path, console: Console | None = None) -> Demo:
-    """Run the demo and print its summary; with a `port` the service then stays up until Ctrl+C."""
+def run(
+    *, rate: float, seconds: int, port: int | None, plot: Path, rows: int | None = None, console: Console | None = None
+) -> Demo:
+    """Run the demo and print its summary; with a `port` the service then stays up until Ctrl+C.
+
+    `rows` takes the first rows of the stream only.
+    """
     console = console or Console()
     console.print("Reading the stream and starting the service ...")
     with as_file(files("streamal") / "streams" / STREAM) as path:
-        rows = list(read(path, label=LABEL))
+        stream = list(islice(read(path, label=LABEL), rows))
     with tempfile.TemporaryDirectory(prefix="streamal-") as directory, _service(Path(directory), rate, port) as running:
         log, settings, server = running
-        demo = Demo(log, settings, rows, seconds)
+        demo = Demo(log, settings, stream, seconds)
         begun = time.monotonic()
         with Live(console=console, refresh_per_second=4, get_renderable=lambda: _view(demo, rate, begun)) as live:
             _turn_until(demo, begun, lambda: demo.finished or time.monotonic() - begun > seconds + DRAIN_WITHIN)
@@ -229,7 +237,9 @@ def _view(demo: Demo, rate: float, begun: float) -> Group:
         allowed = f"{max(20.0, rate * arm.scored + 1):,.0f}"
         found.add_row(arm.name, f"{arm.asked:,}", allowed, f"{arm.now:.1%}", f"{arm.accuracy:.1%}")
     head = f"{demo.fed:,} instances fed, {demo.service.scored / elapsed:,.0f} decided per second"
-    return Group(head, ProgressBar(total=len(demo._rows), completed=demo.fed, width=60), found)
+    # the bar ends no line by itself, and would swallow the table's head
+    bar = Padding(ProgressBar(total=demo.rows, completed=demo.fed, width=60), (0, 0, 1, 0))
+    return Group(head, bar, found)
 
 
 def _summarise(demo: Demo, rate: float, plot: Path, took: float, console: Console) -> None:
@@ -237,10 +247,11 @@ def _summarise(demo: Demo, rate: float, plot: Path, took: float, console: Consol
     allowed = max(20.0, rate * service.scored + 1)
     lead = 100 * (service.accuracy - control.accuracy)
     verdict = "ahead of" if lead > 0 else "behind"
+    spent = service.asked / max(1, service.scored)
     console.print(
-        f"\n[bold]Electricity, {service.scored:,} half-hours, in {took:.0f} s.[/bold] The simulated annotator's answers came "
-        f"about {demo.lateness} half-hours late, {MISTAKES:.0%} of them wrong.\n"
-        f"Labels: {service.asked:,} asked <= {allowed:,.0f} allowed ({service.asked / max(1, service.scored):.2%} of the stream).\n"
+        f"\n[bold]Electricity, {service.scored:,} half-hours, in {took:.0f} s.[/bold] The simulated annotator's "
+        f"answers came about {demo.lateness} half-hours late, {MISTAKES:.0%} of them wrong.\n"
+        f"Labels: {service.asked:,} asked <= {allowed:,.0f} allowed ({spent:.2%} of the stream).\n"
         f"Accuracy on every instance, before its label was known: {service.accuracy:.1%}; random sampling reached "
         f"{control.accuracy:.1%} with {control.asked:,} labels (mean of {CONTROLS}).\n"
         f"The selected labels put the model {abs(lead):.1f} points {verdict} random ones.",

@@ -7,43 +7,58 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Final
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, JustifyMethod
 from rich.table import Table
+from rich.text import Text
 
 from streamal.errors import ConfigError
 from streamal.evaluate.simulate import Simulation
 
 SHOWN: Final = ("accuracy", "kappa", "macro_f1", "balanced_accuracy", "log_loss", "mae", "rmse", "r2")
+DOTS: Final = 120
+"""Per inch; makes pictures of 1080 by 600."""
 COLOURS: Final = ("#1b6ca8", "#c4572f", "#3c8d5a", "#7a5195", "#b8860b", "#5c5c5c", "#a83279")
 
 
 def spread(values: Sequence[float | None]) -> str:
-    """Return mean and standard deviation, or the value alone when there is one.
+    """Return the mean, and in a second line the standard deviation when there are several values.
 
-    >>> spread([0.5]), spread([0.5, 0.7]), spread([None])
-    ('0.500', '0.600 ± 0.141', '-')
+    >>> spread([0.5]), spread([0.5, 0.7]).splitlines(), spread([None])
+    ('0.500', ['0.600', '±.141'], '-')
     """
     known = [value for value in values if value is not None]
     if not known:
         return "-"
-    return f"{fmean(known):.3f}" + (f" ± {stdev(known):.3f}" if len(known) > 1 else "")
+    return f"{fmean(known):.3f}" + (f"\n±{stdev(known):.3f}".replace("±0.", "±.") if len(known) > 1 else "")
 
 
-def table(results: Mapping[str, Sequence[Simulation]]) -> Table:
-    """Return one line per strategy: what was spent beside what was reached, over its seeds."""
-    shown = [name for name in SHOWN if any(run.scores[name] is not None for runs in results.values() for run in runs)]
-    found = Table(title="What was spent, and what was reached (mean ± standard deviation over seeds)")
-    for name in ("strategy", "asked", "allowed", "spent", "overshoot", *shown):
-        found.add_column(name.replace("_", " "), justify="left" if name == "strategy" else "right")
+def table(results: Mapping[str, Sequence[Simulation]]) -> Group:
+    """Return one line per strategy, narrow enough for 80 columns: what was spent beside what was reached."""
+    every = [run for runs in results.values() for run in runs]
+    shown = [name for name in SHOWN if any(run.scores[name] is not None for run in every)]
+    found = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for name in ("strategy", "asked", "spent", *shown):
+        justify: JustifyMethod = "left" if name == "strategy" else "right"
+        found.add_column(name.replace("_", "\n"), justify=justify, vertical="top", no_wrap=True)
     for strategy, runs in results.items():
-        found.add_row(
-            strategy,
-            f"{fmean(run.asked for run in runs):,.0f}",
-            f"{fmean(run.allowed for run in runs):,.1f}",
-            f"{fmean(run.spent_ratio for run in runs):.1%}",
-            f"{max(0.0, *(run.max_overshoot for run in runs)):.0f}",
-            *(spread([run.scores[name] for run in runs]) for name in shown),
-        )
-    return found
+        asked = f"{fmean(run.asked for run in runs):,.0f}"
+        spent = f"{fmean(run.spent_ratio for run in runs):.1%}"
+        found.add_row(strategy, asked, spent, *(spread([run.scores[name] for run in runs]) for name in shown))
+    return Group(Text(f"{_title(every)}\n"), found, Text(f"\n{_caption(every)}"))
+
+
+def _title(runs: Sequence[Simulation]) -> str:
+    return f"{runs[0].model}, {runs[0].instances:,} instances, {runs[0].allowed:,.0f} labels allowed"
+
+
+def _caption(runs: Sequence[Simulation]) -> str:
+    seeds = len({run.seed for run in runs})
+    over = f"Means ± standard deviations of {seeds} seeds. " if seeds > 1 else ""
+    worst = max(run.max_overshoot for run in runs)
+    if worst <= 0:
+        return over + "The budget held at every prefix."
+    return over + f"The budget was exceeded by up to {worst:,.2f} labels."
 
 
 def plot(results: Mapping[str, Sequence[Simulation]], path: Path, *, title: str) -> None:
@@ -91,7 +106,7 @@ def draw(
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     try:
-        figure.savefig(path, dpi=120)
+        figure.savefig(path, format="png", dpi=DOTS)
     except OSError as error:
         message = f"{path}: the picture cannot be written ({error.strerror})"
         raise ConfigError(message) from None

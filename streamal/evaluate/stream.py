@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 
 import orjson
 
-from streamal.errors import ConfigError
+from streamal.errors import BadRecord, ConfigError
 from streamal.messages import Features, Label, Task, Value, canonical_label
 
 
@@ -32,16 +32,23 @@ def read(path: Path, *, label: str = "target", task: Task = "classification") ->
 
     Raises:
         ConfigError: the file cannot be read as a labelled stream; names file, row and cause.
-        BadRecord: a label is none.
     """
     kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
     if kind not in ("csv", "jsonl"):
         message = f"{path.name}: expected a file ending in .csv or .jsonl, plain or with .gz"
         raise ConfigError(message)
+    number = 0
     with _open(path) as file:
-        rows = csv.DictReader(file) if kind == "csv" else map(_row, file)
-        for number, row in enumerate(rows, start=1):
-            yield _labelled(row, label, task, f"{path.name}, row {number}", parse=kind == "csv")
+        try:
+            rows = csv.DictReader(file) if kind == "csv" else map(_row, file)
+            for number, row in enumerate(rows, start=1):
+                yield _labelled(row, label, task, f"{path.name}, row {number}", parse=kind == "csv")
+        except (OSError, EOFError, UnicodeDecodeError, csv.Error, orjson.JSONDecodeError) as error:
+            message = f"{path.name}, after row {number}: expected {kind}, came something else: {error}"
+            raise ConfigError(message) from None
+    if not number:
+        message = f"{path.name}: expected labelled rows, found none"
+        raise ConfigError(message)
 
 
 def _open(path: Path) -> IO[str]:
@@ -70,8 +77,12 @@ def _labelled(row: Mapping[str, Any], label: str, task: Task, where: str, *, par
         )
         raise ConfigError(message)
     features = {name: number(value) if parse else value for name, value in row.items() if name != label}
-    found = row[label]
-    return Row(features, canonical_label(number(found) if parse and task == "regression" else found, task))
+    found = number(row[label]) if parse and task == "regression" else row[label]
+    try:
+        return Row(features, canonical_label(found, task))
+    except BadRecord as bad:
+        message = f"{where}: column '{label}' cannot be learned as a label: {bad}"
+        raise ConfigError(message) from None
 
 
 def number(text: str) -> Value:

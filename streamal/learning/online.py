@@ -93,11 +93,7 @@ class OnlineModel:
         columns = self._columns(self._encoding.encode(features), features)
         if self._task == "regression":
             return {VALUE: float(self.estimator.predict_one(columns))}
-        try:
-            found = self.estimator.predict_proba_one(columns)
-        except ZeroDivisionError:
-            # River's nearest neighbours divide by the sum of their weights, 0 when all are infinitely far away.
-            return dict.fromkeys(self._labels, 1 / len(self._labels))
+        found = self.estimator.predict_proba_one(columns)
         labels = list(self._labels)
         return {labels[code]: float(probability) for code, probability in sorted(found.items())}
 

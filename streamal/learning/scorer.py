@@ -20,7 +20,7 @@ from river.linear_model import LinearRegression, LogisticRegression
 from river.multiclass import OneVsRestClassifier
 
 from streamal.learning.estimators import CHUNK, DENSITY_FLOOR, NOTHING, LeanGaussianNB
-from streamal.learning.scaling import Scaling
+from streamal.learning.scaling import FARTHEST, Scaling
 from streamal.messages import VALUE, Features, Prediction
 
 Slow = Callable[[Features], Prediction]
@@ -64,7 +64,7 @@ def bind_linear(
     weights = [[found.get(name, 0.0) for name in layout] for found in (member.weights for member in members)]
     intercepts = [member.intercept for member in members]
     bind = compile_linear(tuple(kinds), len(labels), link)
-    scorer: Scorer = bind(layout, shift, scale, weights, intercepts, labels, slow, math.exp)
+    scorer: Scorer = bind(layout, shift, scale, weights, intercepts, labels, slow, math.exp, FARTHEST)
     return scorer
 
 
@@ -82,7 +82,7 @@ def bind_gaussian(estimator: LeanGaussianNB, layout: Layout, labels: Layout, slo
 
 
 SCALED: Final = {
-    "scaled": "z{i} = (v{i} - m{i}) / s{i}",
+    "scaled": "z{i} = far if (z := (v{i} - m{i}) / s{i}) > far else -far if z < -far else z",
     # Every kind reads its value, so that a string where a number is usual raises and goes the slow way.
     "constant": "z{i} = v{i} * 0.0",
     "unknown": "z{i} = v{i} * (1.0 if v{i}.__class__ is bool else 0.0)",
@@ -120,7 +120,7 @@ def compile_linear(kinds: tuple[str, ...], classes: int, link: str) -> Callable[
         conclude = [f"p{j} = 0 if a{j} < -30 else 1 if a{j} > 30 else 1 / (1 + exp(-a{j}))" for j in outputs]
         conclude += normalise(classes)
     return generate(
-        "layout, shift, scale, weights, intercepts, labels, slow, exp",
+        "layout, shift, scale, weights, intercepts, labels, slow, exp, far",
         [
             unpack(f"m{i}" for i in features) + "= shift",
             unpack(f"s{i}" for i in features) + "= scale",

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from streamal.messages import LabelRequest, Outcome, decode_outcome, describe, parse_request_id, to_iso
+from streamal.messages import VALUE, LabelRequest, Outcome, Prediction, decode_outcome, parse_request_id, to_iso
 from streamal.service.ledgers import Pointers, Topics, decode_metadata
 from streamal.transport.log import Log, Record, TopicPartition
 
@@ -156,19 +156,12 @@ WHY: Final[dict[str, str]] = {
 
 def in_words(request: LabelRequest, outcome: Outcome | None) -> str:
     """Say in sentences why a request was made and what became of it."""
-    guess = describe(request.prediction)
-    shares = ", ".join(f"{name} {p:.1%}" for name, p in guess.get("probabilities", guess).items()) or "nothing yet"
     spent = request.budget
     lines = [
         f"Request {request.request_id} about instance {request.instance_id}, made {to_iso(request.requested_at)}.",
         f"Why: {WHY[request.reason]} ({request.reason}, strategy {request.strategy}).",
-        f"The model (version {request.model_version}) said: {shares}. Utility {request.utility:.4g}.",
-        f"It had a chance of {request.propensity:.3g} of being asked"
-        + (
-            "; the strategy would have asked anyhow."
-            if request.reason == "exploration" and request.would_select
-            else "."
-        ),
+        f"The model (version {request.model_version}) said: {_guess(request.prediction)}.",
+        f"Utility {request.utility:.4g}. {_chance(request)}",
         f"Budget then: {spent['asked']:g} asked of {spent['allowed']:g} allowed on {spent['seen']:g} instances seen.",
     ]
     if outcome is None:
@@ -178,3 +171,17 @@ def in_words(request: LabelRequest, outcome: Outcome | None) -> str:
         by = f" by {outcome.annotator}" if outcome.annotator else ""
         lines.append(f"Outcome: {outcome.kind}{said}{by}, {to_iso(outcome.resolved_at)}.")
     return "\n".join(lines)
+
+
+def _guess(prediction: Prediction) -> str:
+    if VALUE in prediction and len(prediction) == 1:
+        return f"{prediction[VALUE]:.6g}"
+    return ", ".join(f"{name} {p:.1%}" for name, p in prediction.items()) or "nothing yet"
+
+
+def _chance(request: LabelRequest) -> str:
+    if request.propensity >= 1.0:
+        return "It was certain to be asked."
+    drawn = request.reason == "exploration" and request.would_select
+    anyhow = "; the strategy would have asked anyhow" if drawn else ""
+    return f"It had a chance of {request.propensity:.3g} of being asked{anyhow}."

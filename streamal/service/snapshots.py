@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -25,13 +25,25 @@ KEY_BYTES: Final = 32
 
 
 class SnapshotStore:
-    """Keeps the snapshots of one config (`config_hash`) in a directory; without a key file it makes its own key."""
+    """Keeps the snapshots of one config (`config_hash`) in a directory.
 
-    def __init__(self, directory: Path, name: str, config_hash: str, key_file: Path | None = None) -> None:
+    Without a key file it makes its own key. `trusted` names packages besides River whose classes a model may hold.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        config_hash: str,
+        *,
+        key_file: Path | None = None,
+        trusted: Sequence[str] = (),
+    ) -> None:
         self._directory = directory
         self._path = directory / f"{name}.snapshot"
         self._config_hash = config_hash
         self._key_file = key_file
+        self._trusted = trusted
         self._key: bytes | None = None
 
     def restore(self, build: Callable[[], Model]) -> Fold:
@@ -41,7 +53,9 @@ class SnapshotStore:
         except FileNotFoundError:
             return Fold(build())
         try:
-            model, version = snapshot.load(blob, config_hash=self._config_hash, key=self._secret())
+            model, version = snapshot.load(
+                blob, config_hash=self._config_hash, key=self._secret(), trusted=self._trusted
+            )
         except SnapshotRefused as refused:
             logger.warning("snapshot ignored, folding the log instead: %s", refused)
             return Fold(build())

@@ -8,12 +8,14 @@ from typing import Literal
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from river.compose import FuncTransformer
 from river.linear_model import LogisticRegression
 from river.multiclass import OneVsRestClassifier
 from river.preprocessing import StandardScaler
 
 from streamal.learning.online import BIND_AFTER, OnlineModel
 from streamal.learning.presets import build
+from streamal.learning.scaling import bounded
 from streamal.learning.scorer import MAX_TERMS, Scorer, compile_linear, make_scorer
 from streamal.messages import Features, Moment, Prediction
 
@@ -89,7 +91,8 @@ def test_logistic_regression_is_rivers_pipeline_to_the_last_bit(
     learned: list[tuple[dict[str, float], str]], asked: dict[str, float]
 ) -> None:
     built = build("logistic_regression", parameters={}, scaling="labelled", seed=1)
-    river = StandardScaler() | OneVsRestClassifier(LogisticRegression())
+    bounds = FuncTransformer(lambda scaled: {name: bounded(value) for name, value in scaled.items()})
+    river = StandardScaler() | bounds | OneVsRestClassifier(LogisticRegression())
     for features, label in learned:
         built.learn(features, label)
         river.learn_one(features, label)

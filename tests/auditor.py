@@ -1,0 +1,286 @@
+"""The auditor of the stories: reads everything that was committed and checks each promise against the log alone.
+
+Every instance decided once, every request within the budget at every prefix and made once, every answer accounted for,
+the first valid answer to a request learned and learned once, every refusal with its reason and position, and every
+prediction in a request bit-equal to that of a fold of `outcomes` up to the version it names.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+from story import Stage, electricity
+
+from streamal import assemble
+from streamal.decoding import AnswerDecoder
+from streamal.errors import BadRecord
+from streamal.learning import snapshot
+from streamal.learning.fold import Fold
+from streamal.learning.model import Model
+from streamal.messages import Answer, LabelRequest, Outcome, decode_outcome, parse_request_id
+from streamal.service.ledgers import decode_metadata
+from streamal.transport.log import Record, TopicPartition
+
+KINDS = {"label": "learned", "unsure": "abstained", "invalid": "invalid"}
+
+
+class Letter(NamedTuple):
+    """Where a refused record lay, and why it was refused."""
+
+    topic: str
+    partition: int
+    offset: int
+    reason: str
+
+
+@dataclass
+class Findings:
+    """What an audit counted, after it found nothing wrong."""
+
+    instances: int = 0
+    requests: int = 0
+    outcomes: Counter[str] = field(default_factory=Counter)
+    letters: Counter[str] = field(default_factory=Counter)
+    forwarded: int = 0
+    skipped: int = 0
+
+
+def audit(stage: Stage) -> Findings:
+    """Check all promises on a stream that is drained; fails at the first one that is broken."""
+    letters = letters_of(stage)
+    places = [letter[:3] for letter in letters]
+    assert len(places) == len(set(places)), "a record was put aside twice"
+    found = Findings(letters=Counter(letter.reason for letter in letters))
+    requests = requests_of(stage)
+    found.requests = len(requests)
+    for partition in range(stage.count):
+        found.instances += check_decisions(stage, partition)
+        check_ledger(stage, partition, letters)
+        check_budget(stage, partition, letters, [r for r in requests.values() if r.partition == partition])
+    check_answers(stage, requests, letters, found)
+    check_predictions(stage, requests.values())
+    return found
+
+
+def letters_of(stage: Stage) -> list[Letter]:
+    """Return all dead letters, and check that each lies beside what it is about."""
+    found = []
+    for record in stage.tape(stage.topics.dead_letters).records():
+        headers = {name: (content or b"").decode(errors="replace") for name, content in record.headers}
+        prefix = "__streamal.errors."
+        assert int(headers[f"{prefix}partition"]) == record.partition
+        found.append(
+            Letter(
+                headers[f"{prefix}topic"],
+                record.partition,
+                int(headers[f"{prefix}offset"]),
+                headers[f"{prefix}reason"],
+            )
+        )
+    return found
+
+
+def requests_of(stage: Stage) -> dict[str, LabelRequest]:
+    """Return all label requests by id, none of them made twice."""
+    found: dict[str, LabelRequest] = {}
+    for record in stage.tape(stage.topics.label_requests).records():
+        request = LabelRequest.decode(record.value or b"")
+        assert request.request_id not in found, f"request {request.request_id} was made twice"
+        assert request.partition == record.partition
+        found[request.request_id] = request
+    return found
+
+
+def outcomes_of(stage: Stage) -> Iterator[tuple[int, Outcome]]:
+    """Yield the outcomes with their offsets, without moments."""
+    for record in stage.tape(stage.topics.outcomes).records():
+        outcome = decode_outcome(record.value or b"")
+        if isinstance(outcome, Outcome):
+            yield record.offset, outcome
+
+
+def check_decisions(stage: Stage, partition: int) -> int:
+    """Check that the audit records cover every instance and answer of a partition once; returns the instances."""
+    audits = [orjson.loads(r.value or b"") for r in stage.tape(stage.topics.decisions).partitions[partition]]
+    instances = stage.tape(stage.topics.instances).partitions[partition]
+    chain(instances, [(a["from"], a["to"]) for a in audits if a["from"] is not None])
+    answers = stage.tape(stage.topics.answers).partitions[partition]
+    chain(answers, [(a["answers_from"], a["answers_to"]) for a in audits if a["answers_from"] is not None])
+    return len(instances)
+
+
+def chain(records: Sequence[Record], spans: Sequence[tuple[int, int]]) -> None:
+    """Check that stretches of offsets follow each other without gap or overlap, from the first record to the last."""
+    offsets = [record.offset for record in records]
+    at = 0
+    for first, following in spans:
+        assert at < len(offsets), f"[{first}, {following}) lies behind the last record"
+        assert first == offsets[at], f"[{first}, {following}) should begin at {offsets[at]}: a gap or a repetition"
+        while at < len(offsets) and offsets[at] < following:
+            at += 1
+        assert following == offsets[at - 1] + 1
+    assert at == len(offsets), f"{len(offsets) - at} records were never covered"
+
+
+def check_ledger(stage: Stage, partition: int, letters: Sequence[Letter]) -> None:
+    """Check that the ledger beside the position is the one last audited, and has counted every good instance."""
+    place = TopicPartition(stage.topics.instances, partition)
+    records = stage.tape(place.topic).partitions[partition]
+    position = stage.log.positions(stage.settings.transport.group, [place])[place]
+    ledger, _ = decode_metadata(position.metadata)
+    last = orjson.loads(stage.tape(stage.topics.decisions).partitions[partition][-1].value or b"")
+    refused = sum(letter[:2] == place for letter in letters)
+    assert ledger == last["ledger_after"]
+    assert position.offset == records[-1].offset + 1
+    assert ledger["budget"]["seen"] + refused == len(records)
+
+
+def check_budget(stage: Stage, partition: int, letters: Sequence[Letter], requests: Sequence[LabelRequest]) -> None:
+    """Check the bound at every prefix of a partition, against the records themselves."""
+    task = assemble.build_model(stage.settings).task
+    plan = assemble.plans_of(stage.settings, task, stage.count)[partition].budget
+    topic = stage.topics.instances
+    refused = {letter.offset for letter in letters if letter[:2] == (topic, partition)}
+    instances = stage.tape(topic).partitions[partition]
+    asked = {request.offset: request for request in requests}
+    assert [request.offset for request in requests] == sorted(asked)
+    seen = made = 0
+    for record in instances:
+        seen += record.offset not in refused
+        if request := asked.pop(record.offset, None):
+            assert record.offset not in refused
+            made += 1
+            assert made <= max(plan.loan, plan.rate * seen + 1), f"{made} asked of {seen} seen in {partition}"
+            assert (request.budget["seen"], request.budget["asked"]) == (seen, made)
+            assert request.features == orjson.loads(record.value or b"")["features"]
+    assert not asked, "requests about instances that do not exist"
+
+
+def check_answers(
+    stage: Stage, requests: Mapping[str, LabelRequest], letters: Sequence[Letter], found: Findings
+) -> None:
+    """Check that each answer became an outcome, a dead letter, a copy on the right partition, or a skip."""
+    outcomes: dict[str, Outcome] = {}
+    for _, outcome in outcomes_of(stage):
+        assert outcome.request_id in requests, "an outcome without a request"
+        assert outcome.request_id not in outcomes, f"request {outcome.request_id} was resolved twice"
+        outcomes[outcome.request_id] = outcome
+        found.outcomes[outcome.kind] += 1
+    decode = AnswerDecoder(assemble.build_model(stage.settings).task, stage.settings.model.classes)
+    expected: set[Letter] = set()
+    first: dict[str, Answer] = {}
+    astray: Counter[tuple[int, bytes]] = Counter()
+    copies: Counter[tuple[int, bytes]] = Counter()
+    for record in stage.tape(stage.topics.answers).records():
+        place = (record.topic, record.partition, record.offset)
+        try:
+            answer = decode(record)
+        except BadRecord as bad:
+            expected.add(Letter(*place, bad.reason))
+            continue
+        target = parse_request_id(answer.request_id)[0]
+        if any(name == "schema" for name, _ in record.headers):
+            copies[record.partition, record.value or b""] += 1
+        if target != record.partition and target < stage.count:
+            astray[target, record.value or b""] += 1
+        elif reason := verdict(answer, first, requests, outcomes):
+            expected.add(Letter(*place, reason))
+        elif answer.kind == "skip":
+            found.skipped += 1
+    assert copies == astray, "an answer that came on another partition was lost or repeated"
+    assert {letter for letter in letters if letter.topic == stage.topics.answers} == expected
+    answered = {request_id for request_id, outcome in outcomes.items() if outcome.kind != "expired"}
+    assert answered == set(first), "an answer was lost, or an outcome has no answer"
+    for request_id, answer in first.items():
+        outcome = outcomes[request_id]
+        assert (outcome.kind, outcome.label) == (KINDS[answer.kind], answer.label), "the first answer must win"
+        assert outcome.features == requests[request_id].features
+    found.forwarded = sum(copies.values())
+
+
+def verdict(
+    answer: Answer,
+    first: dict[str, Answer],
+    requests: Mapping[str, LabelRequest],
+    outcomes: Mapping[str, Outcome],
+) -> str | None:
+    """Return why an answer must have been refused, None if it was not; takes note of the first one to each request."""
+    identity = answer.request_id
+    if identity not in requests:
+        return "unknown"
+    if identity in first:
+        before = first[identity]
+        same = before.kind == "label" and before.label == answer.label
+        return "duplicate" if same or answer.kind != "label" else "conflict"
+    if answer.kind == "skip":
+        return None
+    if identity in outcomes and outcomes[identity].kind == "expired":
+        return "expired"
+    first[identity] = answer
+    return None
+
+
+def check_predictions(stage: Stage, requests: Any) -> None:
+    """Check that each request carries what the model of its version says, to the last bit."""
+    fold = Fold(assemble.build_model(stage.settings))
+    records = stage.tape(stage.topics.outcomes).partitions[0]
+    at = 0
+    by_version = sorted(requests, key=lambda request: request.model_version)
+    for version, asked in groupby(by_version, key=lambda request: request.model_version):
+        until = at
+        while until < len(records) and records[until].offset < version:
+            until += 1
+        fold.fold((record.offset, decode_outcome(record.value or b"")) for record in records[at:until])
+        at = until
+        assert fold.version == version, f"no record of outcomes ends at version {version}"
+        for request in asked:
+            predicted = fold.model.predict([request.features])[0]
+            assert bits(predicted) == bits(request.prediction), f"request {request.request_id}, version {version}"
+
+
+def folded(stage: Stage) -> Fold:
+    """Return an uninterrupted fold of all outcomes by a fresh model."""
+    fold = Fold(assemble.build_model(stage.settings))
+    records = stage.tape(stage.topics.outcomes).partitions[0]
+    fold.fold((record.offset, decode_outcome(record.value or b"")) for record in records)
+    return fold
+
+
+def saved(stage: Stage, slot: int) -> tuple[Model, int]:
+    """Return model and version that the worker of a slot saved last."""
+    settings = stage.settings_of(slot)
+    path = Path(settings.snapshot.directory) / f"{settings.pipeline}-{slot}.snapshot"
+    key = Path(settings.snapshot.key_file).read_bytes()
+    return snapshot.load(path.read_bytes(), config_hash=assemble.config_hash(settings), key=key)
+
+
+def check_models(stage: Stage, *slots: int) -> None:
+    """Check that the workers' saved models are the uninterrupted fold of all outcomes, to the last bit."""
+    fold = folded(stage)
+    expected = view(fold.model)
+    assert any(expected), "a model that knows nothing proves nothing"
+    for slot in slots:
+        model, version = saved(stage, slot)
+        assert version == fold.version, f"worker {slot} has folded to {version} of {fold.version}"
+        assert view(model) == expected, f"the model of worker {slot} differs"
+
+
+def view(model: Model) -> list[dict[str, str]]:
+    """Return a model's predictions on 200 instances of Electricity, to the last bit."""
+    rows = electricity()[:: len(electricity()) // 200][:200]
+    return [bits(prediction) for prediction in model.predict([row.features for row in rows])]
+
+
+def bits(prediction: Mapping[str, float]) -> dict[str, str]:
+    """Return a prediction in a form that is equal only when every bit is.
+
+    >>> bits({"up": 0.1})
+    {'up': '0x1.999999999999ap-4'}
+    """
+    return {label: float(probability).hex() for label, probability in prediction.items()}

@@ -1,0 +1,74 @@
+"""Workers die in the midst of their work, ten times, and the log shows nothing of it."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from annotator import replies
+from auditor import audit, check_models
+from story import Feeder, Place, Stage, electricity, until
+
+KILLS = 10
+LEAST = 50
+"""Instances a new owner must have decided before the next worker may die."""
+
+
+def answers_to_come(stage: Stage) -> int:
+    """Return how many answers the annotator gives to all requests there are."""
+    rows, total = electricity(), 0
+    for request in stage.read(stage.topics.label_requests):
+        number = int(request["instance_id"].removeprefix("half-hour-"))
+        total += len(replies(request["request_id"], str(rows[number % len(rows)].label), ["down", "up"]))
+    return total
+
+
+def answers_given(stage: Stage) -> int:
+    """Return how many answers there are, without the copies that workers passed on."""
+    return sum(not record.headers for record in stage.tape(stage.topics.answers).records())
+
+
+def kill_one(stage: Stage, slot: int, draw: random.Random) -> float:
+    """Kill a worker at a random moment of its work, start it again; returns the seconds until its share moved on."""
+    worker = stage.worker(slot)
+    until(lambda: stage.covered(stage.workers), "both workers own partitions")
+    owned = worker.partitions
+    goal = stage.decided(owned) + draw.randrange(LEAST, 4 * LEAST)
+    until(lambda: stage.decided(owned) >= goal, f"worker {slot} makes progress")
+    worker.kill()
+    before, begun = stage.decided(owned), time.monotonic()
+    worker.start()
+    until(lambda: stage.decided(owned) > before, "its partitions move on")
+    return time.monotonic() - begun
+
+
+@pytest.mark.slow
+def test_ten_kills_leave_no_trace(place: Place, staged: Callable[..., Stage]) -> None:
+    stage = staged(place)
+    rows, pace = (14_000, 250.0) if place.bootstrap else (len(electricity()), 800.0)
+    draw = random.Random(20)
+    stage.start(0, 1)
+    feeder = Feeder(stage, per_second=pace)
+    with stage.annotator(10 * rows):
+        try:
+            moved = [kill_one(stage, kill % 2, draw) for kill in range(KILLS)]
+        finally:
+            fed = feeder.finish(rows)
+        took = until(stage.drained, "all instances decided", 120.0)
+        until(lambda: answers_given(stage) >= answers_to_come(stage), "every answer given")
+    until(lambda: stage.drained() and stage.caught_up(), "every answer matched, every outcome folded")
+    ends = [stage.worker(slot).end(signal.SIGTERM) for slot in (0, 1)]
+    assert [code for code, _ in ends] == [0, 0]
+    found = audit(stage)
+    check_models(stage, 0, 1)
+    assert found.instances == fed
+    assert found.requests > 0.03 * fed
+    assert {"duplicate", "conflict", "unknown"} <= set(found.letters)
+    assert {"learned", "abstained", "invalid"} <= set(found.outcomes)
+    assert found.forwarded
+    assert found.skipped
+    print(f"{found}\nmoved on after {[round(s, 1) for s in moved]} s, the rest drained in {took:.1f} s, ends {ends}")
+    print(f"ended by themselves: {stage.endings}")
