@@ -18,8 +18,8 @@ The path of one instance is the order in which to read::
     learning/fold.py               the answer comes back through `outcomes`; the model scores it first, then learns it
 
 Around it: `settings` (what can be configured), `assemble` (the only module that knows every concrete class), `cli` and
-`demo`, `web` (health and metrics), `annotate` (who answers), `evaluate` (was it worth it), and `errors` (all that can go
-wrong).
+`demo`, `web` (health and metrics), `annotate` (who answers), `evaluate` (was it worth it), and `errors` (all that can
+go wrong).
 
 One rule of imports holds it together: each part imports only what stands left of it, and left of `transport` nothing
 touches Kafka, sockets, files, clocks, logging or the settings; the core gets plain values::

@@ -129,7 +129,8 @@ def main() -> None:
     show_default=True,
     help="Where to draw the learning curve.",
 )
-def demo(rate: float, seconds: int, serve: bool, port: int, plot: Path) -> None:
+@click.option("--rows", type=click.IntRange(1), help="Use the first rows only.")
+def demo(rate: float, seconds: int, serve: bool, port: int, plot: Path, rows: int | None) -> None:
     """See the service at work on a real stream, within a minute.
 
     It runs as in production, on a temporary embedded log, with a simulated annotator; nothing need be installed or
@@ -137,7 +138,7 @@ def demo(rate: float, seconds: int, serve: bool, port: int, plot: Path) -> None:
     """
     from streamal import demo as demonstration
 
-    demonstration.run(rate=rate, seconds=seconds, port=port if serve else None, plot=plot)
+    demonstration.run(rate=rate, seconds=seconds, port=port if serve else None, plot=plot, rows=rows)
 
 
 @main.command(
@@ -195,8 +196,9 @@ def _explain_run(settings: Settings) -> None:
 @main.command(
     epilog=examples(
         "streamal simulate stream.csv.gz --rate 0.05",
-        "streamal simulate stream.csv --strategy class_conditional --strategy random --seed 0 --seed 1 --plot out.png",
-        "streamal simulate stream.jsonl --label fraud --model gaussian_nb --delay 100 --json",
+        "streamal simulate stream.csv --strategy class_conditional --strategy random",
+        "streamal simulate stream.csv --seed 0 --seed 1 --seed 2 --plot curves.png",
+        "streamal simulate stream.jsonl --label fraud --model gaussian_nb --json",
     )
 )
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
@@ -288,7 +290,7 @@ def _print_table(results: list[Any]) -> None:
     Console().print(report.table(_by_strategy(results)))
 
 
-@main.group()
+@main.group(epilog=examples("streamal topics create", "streamal topics describe"))
 def topics() -> None:
     """Create and look at the topics."""
 
@@ -338,7 +340,7 @@ def describe(config: Path | None) -> None:
     Console().print(found)
 
 
-@main.group()
+@main.group(epilog=examples("streamal config init", "streamal config check", "streamal config show"))
 def config() -> None:
     """Write, check and show the configuration."""
 

@@ -37,7 +37,7 @@ LETTER_BYTES: Final = 4_096
 Value = float | int | str | bool | None
 Features = Mapping[str, Value]
 Prediction = Mapping[str, float]
-"""P(class) of each known class, `{}` when there is none; for regression the one key `value`."""
+"""P(class) of each known class, `{}` when there is none; for regression the value under the one key `VALUE`."""
 Label = str | float
 """A class as a string, or a number for regression."""
 Task = Literal["classification", "regression"]
@@ -47,7 +47,8 @@ AnswerKind = Literal["label", "skip", "unsure", "invalid"]
 OutcomeKind = Literal["learned", "abstained", "invalid", "expired"]
 
 
-VALUE: Final = "value"
+VALUE: Final = ""
+"""The one key of a regression's prediction; no class is named so, since labels are never empty."""
 REQUEST_ID: Final = re.compile(r"(\d{1,9})-(\d{1,18})")
 
 
@@ -150,14 +151,13 @@ class LabelRequest:
     def decode(cls, value: bytes) -> LabelRequest:
         """Read back what `encode` wrote."""
         found = orjson.loads(value)
-        prediction = found["prediction"]
         return cls(
             partition=found["partition"],
             offset=found["offset"],
             instance_id=found["instance_id"],
             features=found["features"],
             display=found["display"],
-            prediction=prediction.get("probabilities", prediction),
+            prediction=read_prediction(found["prediction"]),
             utility=math.inf if found["utility"] is None else found["utility"],
             propensity=found["propensity"],
             reason=found["reason"],
@@ -250,7 +250,6 @@ def decode_outcome(value: bytes) -> Outcome | Moments:
     if found["kind"] == "moments":
         moments = {name: Moment(*moment) for name, moment in found["moments"].items()}
         return Moments(found["partition"], found["count"], moments)
-    prediction = found["prediction"]
     return Outcome(
         kind=found["kind"],
         partition=found["partition"],
@@ -259,7 +258,7 @@ def decode_outcome(value: bytes) -> Outcome | Moments:
         features=found["features"],
         label=found["label"],
         weight=found["weight"],
-        prediction=prediction.get("probabilities", prediction),
+        prediction=read_prediction(found["prediction"]),
         utility=math.inf if found["utility"] is None else found["utility"],
         propensity=found["propensity"],
         reason=found["reason"],
@@ -314,9 +313,19 @@ def describe(prediction: Prediction) -> Mapping[str, Any]:
     >>> describe({VALUE: 1.5})
     {'value': 1.5}
     """
-    if VALUE in prediction and len(prediction) == 1:
-        return prediction
+    if VALUE in prediction:
+        return {"value": prediction[VALUE]}
     return {"label": best_label(prediction), "probabilities": prediction}
+
+
+def read_prediction(found: Mapping[str, Any]) -> Prediction:
+    """Return a prediction from its form on the wire.
+
+    >>> read_prediction(describe({"ok": 1.0})), read_prediction(describe({VALUE: 1.5}))
+    ({'ok': 1.0}, {'': 1.5})
+    """
+    prediction: Prediction = found.get("probabilities", {})
+    return {VALUE: found["value"]} if "value" in found else prediction
 
 
 def best_label(prediction: Prediction) -> str | None:

@@ -69,20 +69,15 @@ def audit(stage: Stage) -> Findings:
 
 
 def letters_of(stage: Stage) -> list[Letter]:
-    """Return all dead letters, and check that each lies beside what it is about."""
+    """Return all dead letters, and check that each lies beside the instance or answer it is about."""
     found = []
     for record in stage.tape(stage.topics.dead_letters).records():
         headers = {name: (content or b"").decode(errors="replace") for name, content in record.headers}
         prefix = "__streamal.errors."
-        assert int(headers[f"{prefix}partition"]) == record.partition
-        found.append(
-            Letter(
-                headers[f"{prefix}topic"],
-                record.partition,
-                int(headers[f"{prefix}offset"]),
-                headers[f"{prefix}reason"],
-            )
-        )
+        topic, reason = headers[f"{prefix}topic"], headers[f"{prefix}reason"]
+        place = int(headers[f"{prefix}partition"]), int(headers[f"{prefix}offset"])
+        assert topic == stage.topics.outcomes or place[0] == record.partition
+        found.append(Letter(topic, *place, reason))
     return found
 
 
@@ -252,21 +247,21 @@ def folded(stage: Stage) -> Fold:
     return fold
 
 
-def saved(stage: Stage, slot: int) -> tuple[Model, int]:
-    """Return model and version that the worker of a slot saved last."""
+def saved(stage: Stage, slot: int, trusted: Sequence[str] = ()) -> tuple[Model, int]:
+    """Return model and version that the worker of a slot saved last; `trusted` as in `snapshot.load`."""
     settings = stage.settings_of(slot)
     path = Path(settings.snapshot.directory) / f"{settings.pipeline}-{slot}.snapshot"
     key = Path(settings.snapshot.key_file).read_bytes()
-    return snapshot.load(path.read_bytes(), config_hash=assemble.config_hash(settings), key=key)
+    return snapshot.load(path.read_bytes(), config_hash=assemble.config_hash(settings), key=key, trusted=trusted)
 
 
-def check_models(stage: Stage, *slots: int) -> None:
+def check_models(stage: Stage, *slots: int, trusted: Sequence[str] = ()) -> None:
     """Check that the workers' saved models are the uninterrupted fold of all outcomes, to the last bit."""
     fold = folded(stage)
     expected = view(fold.model)
     assert any(expected), "a model that knows nothing proves nothing"
     for slot in slots:
-        model, version = saved(stage, slot)
+        model, version = saved(stage, slot, trusted)
         assert version == fold.version, f"worker {slot} has folded to {version} of {fold.version}"
         assert view(model) == expected, f"the model of worker {slot} differs"
 

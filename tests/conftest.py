@@ -8,6 +8,11 @@ from contextlib import ExitStack
 
 import pytest
 from broker import Broker, BrokerUnavailable
+from hypothesis import settings
+
+# The wall clock of a busy machine decides nothing: speed belongs to the benchmarks.
+settings.register_profile("streamal", deadline=None)
+settings.load_profile("streamal")
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from random import Random
@@ -26,6 +27,7 @@ from streamal.messages import (
     Prediction,
     Received,
     Task,
+    Value,
     decode_outcome,
 )
 from streamal.sampler import Handover, SelectiveSampler
@@ -60,6 +62,20 @@ class Constant:
         return copied
 
 
+class Settled(Constant):
+    """A model that knows the concept of `stream` fairly well and learns no more."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def predict(self, batch: Sequence[Features]) -> list[Prediction]:
+        rare = [1.0 / (1.0 + math.exp(1.2 - 2.0 * _number(row["x"]) + _number(row["y"]))) for row in batch]
+        return [{"usual": 1.0 - probability, "rare": probability} for probability in rare]
+
+    def copy(self) -> Settled:
+        return self
+
+
 def logistic() -> Model:
     """Return a logistic regression that scales by labelled rows, so that it is a function of the answers alone."""
     return presets.build("logistic_regression", parameters={}, scaling="labelled", seed=0)
@@ -78,10 +94,12 @@ def stream(count: int, seed: int = 0, *, replay: bool = False) -> list[Instance]
 
 def truth(features: Features) -> str:
     """Return the class of an instance of `stream`."""
-    x, y = features["x"], features["y"]
-    assert isinstance(x, float)
-    assert isinstance(y, float)
-    return "rare" if 2.0 * x - y > 1.5 else "usual"
+    return "rare" if 2.0 * _number(features["x"]) - _number(features["y"]) > 1.5 else "usual"
+
+
+def _number(value: Value) -> float:
+    assert isinstance(value, float)
+    return value
 
 
 def answer_to(request_id: str, label: Label | None = "usual", kind: Any = "label", partition: int = 0) -> Answer:

@@ -17,8 +17,8 @@ from streamal.selection.budget import LOAN_EVERY, LOAN_WITHIN, Budget, BudgetPla
 from streamal.selection.coin import Coin
 from streamal.selection.exploration import Exploration
 from streamal.selection.registry import STRATEGIES
-from streamal.selection.threshold import steered_rate
 from streamal.selection.strategy import Standing
+from streamal.selection.threshold import steered_rate
 
 RATE = 0.2
 UNSURE: Prediction = {"usual": 0.6, "rare": 0.4}

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from streamal.events import ExampleLearned, ExampleSkipped
-from streamal.learning.model import Model
+from streamal.learning.model import FAILURES, Model
 from streamal.messages import VALUE, Moments, Outcome, best_label
 
 CHECKPOINT_EVERY: Final = 1_000
@@ -48,7 +48,7 @@ class Fold:
         """Apply one record, or undo all trace of it."""
         try:
             event = self._apply(record)
-        except (ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+        except FAILURES as error:
             self.model = self._checkpoint.copy()
             for earlier in self._tail:
                 self._apply(earlier)
@@ -65,5 +65,5 @@ class Fold:
             raise ValueError(message)
         prediction = self.model.predict([record.features])[0]
         self.model.learn(record.features, record.label, record.weight)
-        hit = None if VALUE in prediction and len(prediction) == 1 else best_label(prediction) == record.label
+        hit = None if VALUE in prediction else best_label(prediction) == record.label
         return ExampleLearned(record, prediction, hit)

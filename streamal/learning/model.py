@@ -11,9 +11,12 @@ can never poison a tree. Before the first example a classifier predicts `{}`; a 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from streamal.messages import Features, Moment, Prediction
+
+FAILURES: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What an estimator may raise over an instance it cannot take."""
 
 
 class Model(Protocol):

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
 from streamal.learning.encoding import Columns, Encoding
+from streamal.learning.model import FAILURES
 from streamal.learning.scaling import Scaling
 from streamal.learning.scorer import Layout, Scorer, make_scorer
 from streamal.messages import VALUE, Features, Label, Moment, Prediction, Task
@@ -193,8 +194,11 @@ class FactoryModel:
 
     def _predict_one(self, features: Features) -> Prediction:
         known = {name: value for name, value in features.items() if value is not None and name in self._known}
-        if self._task == "regression":
-            return {VALUE: float(self.estimator.predict_one(known))}
-        return {
-            str(label): float(probability) for label, probability in self.estimator.predict_proba_one(known).items()
-        }
+        try:
+            if self._task == "regression":
+                return {VALUE: float(self.estimator.predict_one(known))}
+            found = self.estimator.predict_proba_one(known)
+        except FAILURES:
+            # A pipeline that cannot take an instance knows nothing about it; the loop must not end over it.
+            return {}
+        return {str(label): float(probability) for label, probability in found.items()}

@@ -18,8 +18,8 @@ from streamal.messages import Features, Moment
 
 FARTHEST: Final = 10.0
 """Standard deviations; values beyond count as this far. Moments lag behind the stream, so a first outlier can be
-thousands of deviations away, and one gradient step on it ruins a linear model: with selected labels, which seek outliers,
-this is worth .04 kappa on the 2 % stream and costs nothing on the others; 5 to 20 are equal within noise."""
+thousands of deviations away, and one gradient step on it ruins a linear model. Selected labels seek outliers: there
+this is worth .04 kappa on a 2 % stream, and costs nothing elsewhere; 5 to 20 are equal within noise."""
 MAX_SCALED: Final = 10_000
 """Names with moments; on a stream of random names the first ones stay and the model does not grow."""
 

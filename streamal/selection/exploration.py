@@ -55,8 +55,9 @@ class Exploration:
         if seen >= self.begun + self.length:
             self.begun = seen
             self.block += 1
-            self.epsilon = min(1.0, max(self._least, unanswered))
-            self.length = block_length(self.epsilon, self._rate)
+            self.length = block_length(min(1.0, max(self._least, unanswered)), self._rate)
+            # What rounding the length up leaves over goes to the strategy; else it would never be spent.
+            self.epsilon = min(1.0, 1.0 / (self.length * self._rate))
             self.done = False
             self._position = int(self._coin.draw(self.block) * self.length)
         self.passed = seen - self.begun + 1

@@ -174,7 +174,7 @@ def in_words(request: LabelRequest, outcome: Outcome | None) -> str:
 
 
 def _guess(prediction: Prediction) -> str:
-    if VALUE in prediction and len(prediction) == 1:
+    if VALUE in prediction:
         return f"{prediction[VALUE]:.6g}"
     return ", ".join(f"{name} {p:.1%}" for name, p in prediction.items()) or "nothing yet"
 

@@ -194,13 +194,15 @@ class Loop:
     def _begin(self) -> Outbox:
         """Begin a transaction: learn, match answers, let requests expire."""
         craft = self._craft
-        learned = fold(craft.sampler, self._follower.poll(0.0), craft.observer)
+        followed = self._follower.poll(0.0)
+        learned = fold(craft.sampler, followed, craft.observer)
         craft.checkpoint()
         outbox = self._outbox = Outbox(craft.topics, craft.sampler.version, round(craft.clock(), 3))
         self._begun = time.monotonic()
+        places = {record.key: record.offset for record in followed}
         for event in learned:
             if isinstance(event, ExampleSkipped) and event.outcome.partition in self.holdings:
-                outbox.report(event)
+                outbox.report(event, places[event.outcome.request_id.encode()])
         held, self._held = self._held, []
         for record in held:
             self._match(outbox, record)

@@ -103,7 +103,7 @@ class Outbox:
                 case MomentsTaken(moments):
                     self._append(self._topics.outcomes, 0, moments.encode(), f"moments-{moments.partition}")
                 case RecordRefused(letter):
-                    self.refuse(letter)
+                    self.refuse(letter, letter.received.partition)
                 case AnswerForwarded():
                     self.appends.append(
                         Append(self._topics.answers, event.partition, event.value, event.key, SCHEMA_HEADERS)
@@ -111,16 +111,17 @@ class Outbox:
                 case _:
                     pass
 
-    def report(self, skipped: ExampleSkipped) -> None:
-        """Put an example aside that the model could not learn."""
+    def report(self, skipped: ExampleSkipped, place: int) -> None:
+        """Put an example aside that the model could not learn; `place` is its offset in `outcomes`."""
         outcome = skipped.outcome
-        received = Received(self._topics.outcomes, outcome.partition, 0, 0, None, outcome.encode(), ())
-        self.refuse(DeadLetter(received, "learning_failed", f"the model raised {skipped.error} and was restored"))
+        at = round(outcome.resolved_at * 1000)
+        received = Received(self._topics.outcomes, 0, place, at, outcome.request_id.encode(), outcome.encode(), ())
+        message = f"the model raised {skipped.error} and was restored"
+        self.refuse(DeadLetter(received, "learning_failed", message), outcome.partition)
 
-    def refuse(self, letter: DeadLetter) -> None:
-        """Put a refused record aside."""
+    def refuse(self, letter: DeadLetter, partition: int) -> None:
+        """Put a refused record aside, on the partition of whoever refuses it."""
         value, headers = letter.encode()
-        partition = letter.received.partition
         self.appends.append(Append(self._topics.dead_letters, partition, value, letter.received.key, headers))
 
     def seal(self, holdings: Mapping[int, Holding], token: object, placed: Placed) -> Transaction:

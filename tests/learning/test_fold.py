@@ -13,7 +13,7 @@ from streamal.events import ExampleLearned, ExampleSkipped
 from streamal.learning import presets
 from streamal.learning.fold import CHECKPOINT_EVERY, Fold
 from streamal.learning.model import Model
-from streamal.messages import Features, Instance, Label, Moment, Moments, Outcome, OutcomeKind, Prediction
+from streamal.messages import VALUE, Features, Instance, Label, Moment, Moments, Outcome, OutcomeKind, Prediction
 
 POISON = "poison"
 PROBES: list[Features] = [instance.features for instance in stream(50, seed=9)]
@@ -191,4 +191,4 @@ def test_for_regression_there_is_no_hit() -> None:
     events = Fold(preset("linear_regression")).fold([(0, outcome(stream(1)[0], 1.5)), (1, outcome(stream(1)[0], 2.5))])
     assert isinstance(events[1], ExampleLearned)
     assert events[1].hit is None
-    assert set(events[1].prediction) == {"value"}
+    assert set(events[1].prediction) == {VALUE}

@@ -18,7 +18,7 @@ from streamal.errors import ModelError
 from streamal.learning.moments import MomentAccumulator
 from streamal.learning.online import BIND_AFTER, OnlineModel
 from streamal.learning.presets import PRESETS, build, from_factory
-from streamal.messages import MAX_NUMBER, Features, Label
+from streamal.messages import MAX_NUMBER, VALUE, Features, Label, Moment
 
 KINDS = list(PRESETS)
 CLASSIFIERS = [
@@ -82,7 +82,7 @@ def test_every_classifier_learns(kind: str, trained: dict[str, OnlineModel]) -> 
 def test_every_regressor_learns(kind: str, trained: dict[str, OnlineModel]) -> None:
     stream = make_stream(2, 300, task="regression")
     predictions = trained[kind].predict([features for features, _ in stream])
-    error = sum(abs(found["value"] - float(label)) for found, (_, label) in zip(predictions, stream, strict=True))
+    error = sum(abs(found[VALUE] - float(label)) for found, (_, label) in zip(predictions, stream, strict=True))
     spread = sum(abs(float(label)) for _, label in stream)
     assert error < 0.5 * spread
 
@@ -93,7 +93,7 @@ def test_nothing_is_predicted_before_the_first_example(kind: str) -> None:
     assert model.predict([]) == []
     assert model.predict([{"a": 1.0}, {}]) == [{}, {}]
     model.learn({"a": 1.0}, 1.0 if model.task == "regression" else "only")
-    assert list(model.predict([{"a": 2.0}])[0]) == (["value"] if model.task == "regression" else ["only"])
+    assert list(model.predict([{"a": 2.0}])[0]) == ([VALUE] if model.task == "regression" else ["only"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -285,7 +285,7 @@ def test_a_users_model_with_functions_inside_can_be_copied(factories: ModuleType
     model.learn({"a": 1.0}, 3.0)
     copied = model.copy()
     model.learn({"a": 1.0}, 3.0)
-    assert copied.predict([{"a": 1.0}])[0]["value"] < model.predict([{"a": 1.0}])[0]["value"]
+    assert copied.predict([{"a": 1.0}])[0][VALUE] < model.predict([{"a": 1.0}])[0][VALUE]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ texts = st.text(max_size=20)
 values = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | finite | texts
 features = st.dictionaries(texts, values, max_size=5)
 shares = st.floats(0.0, 1.0)
-predictions = st.dictionaries(texts, shares, max_size=4) | st.builds(lambda value: {VALUE: value}, finite)
+predictions = st.dictionaries(texts.filter(bool), shares, max_size=4) | st.builds(lambda value: {VALUE: value}, finite)
 times = st.integers(0, 10**13).map(lambda milliseconds: round(milliseconds / 1000, 3))
 utilities = finite | st.just(math.inf)
 reasons = st.sampled_from(["uncertainty", "exploration", "cold_start", "coverage", "drift", "rare_class"])

@@ -1,0 +1,233 @@
+"""What every query strategy promises, whatever its rule; a new line in the registry is tested by being there."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator
+from random import Random
+
+import orjson
+import pytest
+from specimens import Constant, Partition, Settled, logistic, stream
+
+from streamal.annotate.oracle import Oracle
+from streamal.errors import ConfigError
+from streamal.evaluate.simulate import Simulation, simulate
+from streamal.evaluate.stream import Row
+from streamal.lane import SamplingPlan
+from streamal.learning import presets
+from streamal.messages import VALUE, Features, LabelRequest, Label, Prediction, Task
+from streamal.selection.budget import BudgetPlan
+from streamal.selection.registry import STRATEGIES, build, check
+from streamal.selection.strategy import Proposal, QueryStrategy, Standing, StrategySpec
+from streamal.service.ledgers import Pointers, encode_metadata
+
+RATE = 0.2
+WINDOW = 64
+MODEL = Settled()
+ODD: tuple[Prediction, ...] = (
+    {},
+    {"a": 1.0},
+    {"a": 0.0},
+    {"a": 0.5, "b": 0.5},
+    {"a": 0.99, "b": 0.01},
+    {"a": 0.0, "b": 0.0},
+    {"a": 1.0, "b": 0.0, "c": 0.0},
+    {"a": math.nan},
+    {"a": math.nan, "b": 0.5},
+    {"a": 0.5, "b": math.nan},
+    {"a": 0.5, "b": 0.2, "c": math.nan},
+    {"a": math.inf},
+    {"a": math.inf, "b": 0.5},
+    {"a": math.inf, "b": math.inf},
+    {"a": -math.inf, "b": 0.5},
+    {"a": 1e-320, "b": 1e-320},
+    {"a": -0.5, "b": 1.5},
+    {f"c{i}": 0.001 for i in range(1_000)},
+)
+CONSTANT: tuple[Prediction, ...] = ({}, {"a": 1.0}, {"a": 0.5, "b": 0.5}, {"a": 0.99, "b": 0.01}, {"a": 1.0, "b": 0.0})
+STANDINGS = tuple(
+    Standing(rate=RATE, cap=23.0, epsilon=epsilon, seen=100, asked=20, level=level, pending=pending)
+    for epsilon in (0.05, 1.0)
+    for level in (-19.5, 0.0, 1.0, 23.0)
+    for pending in (0, 500)
+)
+
+by_name = pytest.mark.parametrize("name", sorted(STRATEGIES))
+
+
+def task_of(name: str) -> Task:
+    return STRATEGIES[name].tasks[0]
+
+
+def new(name: str) -> QueryStrategy:
+    return build(name, StrategySpec(RATE, WINDOW, {}, lambda: MODEL), task_of(name))
+
+
+def cases(count: int, seed: int = 0) -> Iterator[tuple[Features, Prediction, Standing]]:
+    """Return what a lane would show: mostly usual predictions, some odd ones."""
+    random = Random(seed)
+    for instance in stream(count, seed):
+        odd = random.random() < 0.2
+        prediction = random.choice(ODD) if odd else MODEL.predict([instance.features])[0]
+        yield instance.features, prediction, random.choice(STANDINGS)
+
+
+def show(strategy: QueryStrategy, seen: list[tuple[Features, Prediction, Standing]], seed: int = 1) -> list[str]:
+    """Propose and update for each; returns the proposals in a form in which a NaN equals itself."""
+    random = Random(seed)
+    found = []
+    for features, prediction, standing in seen:
+        proposal = strategy.propose(features, prediction, standing)
+        found.append(repr(proposal))
+        strategy.update(features, prediction, proposal, asked=random.random() < proposal.propensity)
+    return found
+
+
+@by_name
+def test_proposing_changes_nothing(name: str) -> None:
+    seen = list(cases(400))
+    quiet, nosy = new(name), new(name)
+    show(quiet, seen[:200])
+    show(nosy, seen[:200])
+    state = copy.deepcopy(nosy.state())
+    for features, prediction, standing in seen[:100]:
+        before = repr((features, prediction, standing))
+        nosy.propose(features, prediction, standing)
+        assert repr((features, prediction, standing)) == before
+    assert nosy.state() == state
+    assert show(nosy, seen[200:]) == show(quiet, seen[200:])
+
+
+@by_name
+def test_proposing_the_same_a_hundred_times_says_the_same(name: str) -> None:
+    strategy = new(name)
+    show(strategy, list(cases(100)))
+    features, prediction, standing = next(cases(1, seed=5))
+    assert len({repr(strategy.propose(features, prediction, standing)) for _ in range(100)}) == 1
+
+
+@by_name
+def test_the_same_seed_makes_the_same_requests(name: str) -> None:
+    def requests(seed: int) -> list[bytes]:
+        plan = SamplingPlan(BudgetPlan(RATE), name, seed=seed, window=WINDOW, task=task_of(name))
+        partition = Partition(plan, logistic(), delay=30)
+        partition.run(stream(300))
+        return partition.requests
+
+    first = requests(0)
+    assert first == requests(0)
+    assert first != requests(1)
+
+
+@by_name
+def test_it_goes_on_from_its_state_and_its_warm_up(name: str) -> None:
+    seen = list(cases(200))
+    former, heir = new(name), new(name)
+    assert not former.warmup or former.warmup >= len(seen)
+    show(former, seen[:150])
+    heir.restore(orjson.loads(orjson.dumps(former.state())))
+    for features, prediction, _ in seen[:150] if heir.warmup else []:
+        proposal = heir.propose(features, prediction, Standing(RATE, 23.0))
+        heir.update(features, prediction, proposal, asked=False)
+    assert heir.state() == former.state()
+    assert show(heir, seen[150:]) == show(former, seen[150:])
+
+
+@by_name
+def test_a_former_version_s_empty_state_is_a_fresh_start(name: str) -> None:
+    strategy, seen = new(name), list(cases(50))
+    strategy.restore({})
+    assert show(strategy, seen) == show(new(name), seen)
+
+
+@by_name
+def test_no_prediction_breaks_it(name: str) -> None:
+    strategy = new(name)
+    for _ in range(3):
+        for prediction in ODD:
+            for standing in STANDINGS:
+                proposal = strategy.propose({"x": 1.0}, prediction, standing)
+                assert isinstance(proposal, Proposal)
+                assert 0.0 <= proposal.propensity <= 1.0, (prediction, standing)
+                for asked in (True, False):
+                    strategy.update({"x": 1.0}, prediction, proposal, asked=asked)
+    orjson.loads(orjson.dumps(strategy.state()))
+
+
+@by_name
+@pytest.mark.parametrize("prediction", ODD, ids=str)
+def test_nothing_odd_that_lasts_makes_it_starve_or_overspend(name: str, prediction: Prediction) -> None:
+    assert_spends(SamplingPlan(BudgetPlan(RATE), name, task=task_of(name)), prediction, 1_000)
+
+
+@by_name
+@pytest.mark.parametrize("loan", [0, 20])
+@pytest.mark.parametrize("rate", [0.02, 0.05, 0.5, 1.0])
+@pytest.mark.parametrize("prediction", CONSTANT, ids=str)
+def test_a_constant_model_never_makes_it_starve(name: str, rate: float, loan: int, prediction: Prediction) -> None:
+    assert_spends(SamplingPlan(BudgetPlan(rate, loan), name, task=task_of(name)), prediction, math.ceil(200 / rate))
+
+
+@by_name
+def test_answers_that_never_come_do_not_make_it_starve(name: str) -> None:
+    assert_spends(SamplingPlan(BudgetPlan(RATE), name, task=task_of(name)), {"a": 0.9, "b": 0.1}, 1_500, silent=1)
+
+
+def assert_spends(plan: SamplingPlan, prediction: Prediction, count: int, *, silent: int = 0) -> None:
+    """Check from a cold start that the bound holds at every prefix, and that at least 90 % of the allowance is used."""
+    partition = Partition(plan, Constant(prediction, task=plan.task), silent=silent)
+    partition.run(stream(count))
+    budget = plan.budget
+    for number, value in enumerate(partition.requests, start=1):
+        seen = LabelRequest.decode(value).offset + 1
+        bound = max(budget.loan, budget.rate * seen + 1.0) if budget.loan else budget.rate * seen
+        assert number <= bound + 1e-9
+    assert partition.lane.asked >= 0.9 * partition.lane.allowed
+
+
+LIGHT = ("logistic_regression", "softmax", "gaussian_nb", "hoeffding_tree", "text_logistic", "linear_regression")
+COMBINATIONS = [
+    pytest.param(kind, name, marks=() if kind in LIGHT else pytest.mark.slow, id=f"{kind}-{name}")
+    for kind in presets.PRESETS
+    for name, entry in sorted(STRATEGIES.items())
+    if presets.build(kind, parameters={}, scaling="all", seed=0).task in entry.tasks
+]
+
+
+def simulated(kind: str, name: str, rows: list[Row], *, loan: int = 20) -> Simulation:
+    model = presets.build(kind, parameters={}, scaling="all", seed=0)
+    plan = SamplingPlan(BudgetPlan(RATE, loan), name, task=model.task, serve=True)
+    return simulate(rows, len(rows), plan, model, Oracle(), model_name=kind, classes=["a", "b"])
+
+
+@pytest.mark.parametrize(("kind", "name"), COMBINATIONS)
+def test_no_preset_starves_any_strategy_on_a_stream_that_never_changes(kind: str, name: str) -> None:
+    label: Label = 1.5 if kind.endswith(("linear_regression", "regressor")) else "a"
+    rows = [Row({"x": 1.0, "text": "the same"}, label)] * (4_000 if kind in LIGHT else 2_000)
+    found = simulated(kind, name, rows)
+    assert found.max_overshoot <= 0.0
+    assert found.asked >= 0.9 * found.allowed
+    assert found.learned == found.asked
+
+
+@by_name
+def test_the_ledger_stays_small(name: str) -> None:
+    plan = SamplingPlan(BudgetPlan(0.123456789), name, task=task_of(name))
+    partition = Partition(plan, Settled() if plan.task == "classification" else Constant({VALUE: 1.0}, task=plan.task))
+    partition.run(stream(2_000))
+    ledger = partition.lane.ledger()
+    ledger["budget"] |= {"seen": 10**12 + 1, "asked": 10**11 + 1, "refunded": 10**10 + 1, "clock": 1_795_255_200.123}
+    assert len(encode_metadata(ledger, Pointers(10**12, 10**12, 10**12)).encode()) < 1_024
+
+
+def test_a_name_or_parameter_that_is_wrong_is_explained() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'class_conditional'"):
+        check("class_conditonal", {}, "classification")
+    with pytest.raises(ConfigError, match=r"parameters\.stpe is unknown to 'split'; it takes: spill, step, random"):
+        check("split", {"stpe": 1}, "classification")
+    with pytest.raises(ConfigError, match="needs class probabilities.*random, periodic"):
+        check("split", {}, "regression")
+    with pytest.raises(ConfigError, match="it takes: none"):
+        check("random", {"step": 1}, "classification")

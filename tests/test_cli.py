@@ -1,0 +1,481 @@
+"""Every command as its user runs it: on a real log, with what it prints, writes, and ends with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from served import PARTITIONS, RATE, ROWS, feed, requests_of, serve_stream, settings_in, until, write_config
+
+from streamal import assemble, errors
+from streamal.cli import TOPICS, main
+from streamal.messages import LabelRequest, decode_outcome
+from streamal.settings import Settings, example_toml, load
+from streamal.transport.log import TopicPartition
+
+JSON_KEYS = (
+    "instances asked allowed max_overshoot spent_ratio accuracy kappa macro_f1 balanced_accuracy log_loss "
+    "strategy model rate seed delay"
+)
+PNG = b"\x89PNG\r\n\x1a\n"
+WIDTH = 80
+
+
+def commands(group: click.Group = main, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, group
+    for name, command in group.commands.items():
+        if isinstance(command, click.Group):
+            yield from commands(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.upper().startswith("STREAMAL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COLUMNS", str(WIDTH))
+
+
+def call(*arguments: str | Path, code: int = 0, **options: Any) -> Result:
+    """Run a command in this process and check how it ends: by exit, never by a traceback."""
+    result = CliRunner().invoke(main, list(map(str, arguments)), **options)
+    assert result.exit_code == code, f"{arguments} ended with {result.exit_code}: {result.output}"
+    assert result.exception is None or isinstance(result.exception, SystemExit)
+    return result
+
+
+def lines(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Settings]:
+    folder = tmp_path_factory.mktemp("served")
+    settings = serve_stream(folder)
+    return write_config(settings, folder), settings
+
+
+@pytest.fixture(scope="module")
+def requests(served: tuple[Path, Settings]) -> list[LabelRequest]:
+    log = assemble.open_log(served[1])
+    found = requests_of(log)
+    log.close()
+    return found
+
+
+@pytest.fixture
+def table(tmp_path: Path) -> Path:
+    path = tmp_path / "stream.csv"
+    random = Random(1)
+    rows = []
+    for _ in range(400):
+        x, y = random.gauss(0, 1), random.gauss(0, 1)
+        rows.append(f"{x},{y},{random.choice('ab')},{'yes' if x + y > 0.3 else 'no'}")
+    path.write_text("\n".join(["x,y,colour,target", *rows]), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("path", "command"), list(commands()), ids=lambda found: "-".join(found) if isinstance(found, tuple) else ""
+)
+def test_help_fits_the_terminal_and_its_examples_are_real(path: tuple[str, ...], command: click.Command) -> None:
+    text = call(*path, "--help").stdout
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "..." not in text.replace("[ARGS]...", "")
+    shown = [line.strip() for line in text.split("Examples:")[1].splitlines() if line.strip()]
+    assert shown
+    for example in shown:
+        words = shlex.split(example.split(" > ")[0])
+        while "=" in words[0]:
+            words.pop(0)
+        assert words[: len(path) + 1] == ["streamal", *path]
+        known_options(words[1:], main)
+
+
+def known_options(words: Sequence[str], command: click.Command) -> None:
+    """Check that each option of an example exists."""
+    while isinstance(command, click.Group) and words and words[0] in command.commands:
+        command, words = command.commands[words[0]], words[1:]
+    known = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    assert {word for word in words if word.startswith("-")} <= known
+
+
+def test_the_programs_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom streamal.cli import main\nmain(['--help'], standalone_mode=False)\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.startswith("Usage:")
+    loaded = {name.partition(".")[0] for name in done.stderr.split()}
+    assert "click" in loaded
+    assert loaded.isdisjoint(
+        {"river", "kafka", "pydantic", "pydantic_settings", "rich", "orjson", "starlette", "numpy"}
+    )
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    from streamal import __version__
+
+    assert __version__ in call("--version").stdout
+
+
+def test_topics_are_created_once(tmp_path: Path) -> None:
+    planned = call("topics", "create", "--dry-run").stdout
+    assert "instances: 4 partitions" in planned
+    assert "outcomes: 1 partition\n" in planned
+    assert not (tmp_path / "streamal.db").exists()
+    made = call("topics", "create").stdout
+    assert "instances" in made
+    assert "outcomes" in made
+    assert (tmp_path / "streamal.db").exists()
+    assert call("topics", "create").stdout == "all topics are there\n"
+
+
+def test_topics_are_described(served: tuple[Path, Settings]) -> None:
+    text = call("topics", "describe", "-c", served[0]).stdout
+    [line] = [line for line in text.splitlines() if "instances" in line]
+    each = ROWS // PARTITIONS
+    assert [str(PARTITIONS), f"{ROWS + 1}", f"{each + 1} {each}"] == [cell.strip() for cell in line.split("│")[2:5]]
+
+
+@pytest.mark.parametrize("command", ["status", "tail instances", "explain 0-1", "answer", "topics describe"])
+def test_looking_makes_no_log(tmp_path: Path, command: str) -> None:
+    result = call(*command.split(), code=errors.TransportError.exit_code)
+    assert "streamal.db: there is no log yet" in result.stderr
+    assert not (tmp_path / "streamal.db").exists()
+
+
+def test_a_dry_run_starts_nothing(tmp_path: Path, served: tuple[Path, Settings]) -> None:
+    text = call("run", "--dry-run").stdout
+    assert "streamal.db, which does not exist yet" in text
+    assert "strategy: class_conditional on logistic_regression (classification)" in text
+    assert not (tmp_path / "streamal.db").exists()
+    text = call("run", "--dry-run", "-c", served[0]).stdout
+    assert f"topic predictions: {PARTITIONS} partitions" in text
+    assert f"budget: {RATE} labels per instance" in text
+
+
+def test_a_config_is_written_checked_and_shown(tmp_path: Path) -> None:
+    call("config", "init")
+    path = tmp_path / "streamal.toml"
+    assert path.read_text(encoding="utf-8") == example_toml()
+    assert "exists" in call("config", "init", code=1).stderr
+    path.write_text("[budget]\nrate = 0.1\n", encoding="utf-8")
+    assert call("config", "check").stdout == "the configuration is valid\n"
+    assert "rate = 0.1\n" in call("config", "show").stdout
+    call("config", "init", "--force")
+    assert load(path) == load(None)
+
+
+def test_what_is_shown_can_be_loaded_and_hides_secrets(tmp_path: Path) -> None:
+    secrets = {"STREAMAL__HTTP__TOKEN": "hunter2", "STREAMAL__TRANSPORT__SECURITY__PASSWORD": "hunter3"}
+    text = call("config", "show", env=secrets).stdout
+    assert "hunter" not in text
+    assert text.count("set (hidden)") == 2
+    (tmp_path / "streamal.toml").write_text(text, encoding="utf-8")
+    call("config", "check")
+
+
+def test_the_schema_is_json(tmp_path: Path) -> None:
+    schema = json.loads(call("config", "schema").stdout)
+    assert {"transport", "budget", "strategy"} <= schema["properties"].keys()
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "parts"),
+    [
+        ("[budget]\nrtae = 0.1", 2, ["budget.rtae", "did you mean 'rate'?", "streamal.toml"]),
+        ("[strategy]\nname = 'randm'", 2, ["'randm' does not exist", "did you mean 'random'?"]),
+        ("[strategy]\nname = 'split'\nparameters = {spil = 1}", 2, ["strategy.parameters.spil", "it takes: spill"]),
+        ("[model]\nkind = 'gausian_nb'", 8, ["did you mean 'gaussian_nb'?"]),
+        (
+            "[model]\nkind = 'linear_regression'",
+            2,
+            ["'class_conditional' needs class probabilities", "random, periodic"],
+        ),
+        ("[model]\nfactory = 'no.where:build'", 8, ["cannot be imported"]),
+        ("[budget]\nburst = 5", 2, ["burst"]),
+        ("rate = 1", 2, ["[budget] has a key of that name"]),
+    ],
+)
+def test_a_wrong_config_is_refused_with_its_cure(tmp_path: Path, text: str, code: int, parts: list[str]) -> None:
+    (tmp_path / "streamal.toml").write_text(text, encoding="utf-8")
+    message = call("config", "check", code=code).stderr
+    assert [part for part in parts if part not in message] == []
+    assert "Traceback" not in message
+
+
+def test_a_missing_config_says_how_to_get_one() -> None:
+    for command in ("run", "status", "config check"):
+        assert "streamal config init" in call(*command.split(), "-c", "none.toml", code=2).stderr
+
+
+def test_simulate_prints_a_table_that_fits(table: Path) -> None:
+    text = call("simulate", table, "--rate", "0.2", "--strategy", "class_conditional", "--strategy", "random").stdout
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "logistic_regression, 400 instances, 80 labels allowed" in text
+    assert "The budget held at every prefix." in text
+    assert "…" not in text
+    assert [line.split()[0] for line in text.splitlines() if "%" in line] == ["class_conditional", "random"]
+
+
+def test_several_seeds_are_averaged_within_the_width(table: Path) -> None:
+    names = ["class_conditional", "randomised_uncertainty"]
+    chosen = [word for name in names for word in ("--strategy", name)]
+    text = call("simulate", table, *chosen, "--seed", "0", "--seed", "1", "--rows", "200").stdout
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "…" not in text
+    assert text.count("±.") >= 2 * 5
+    assert "2 seeds" in text
+
+
+def test_simulate_prints_one_json_line_a_run(table: Path) -> None:
+    chosen = [
+        "--strategy",
+        "split",
+        "--strategy",
+        "random",
+        "--seed",
+        "3",
+        "--seed",
+        "4",
+        "--delay",
+        "7",
+        "--loan",
+        "0",
+    ]
+    found = lines(call("simulate", table, "--rate", "0.1", *chosen, "--json"))
+    assert [(run["strategy"], run["seed"]) for run in found] == [
+        ("split", 3),
+        ("split", 4),
+        ("random", 3),
+        ("random", 4),
+    ]
+    for run in found:
+        assert run.keys() >= set(JSON_KEYS.split())
+        assert (run["instances"], run["allowed"], run["rate"], run["delay"]) == (400, pytest.approx(40.0), 0.1, 7)
+        assert 0 < run["asked"] <= run["allowed"]
+        assert run["max_overshoot"] <= 0
+    assert found[0] == lines(call("simulate", table, "--rate", "0.1", *chosen, "--json"))[0]
+
+
+def test_an_annotator_who_is_silent_teaches_nothing(table: Path) -> None:
+    [run] = lines(call("simulate", table, "--no-answer", "1", "--json"))
+    assert run["asked"] > 0
+    assert run["learned"] == 0
+
+
+def test_simulate_draws_a_picture(table: Path, tmp_path: Path) -> None:
+    chosen = ["--strategy", "class_conditional", "--strategy", "periodic", "--seed", "0", "--seed", "1"]
+    text = call("simulate", table, *chosen, "--plot", "curves.png").stdout
+    assert "learning curves: curves.png" in text
+    content = (tmp_path / "curves.png").read_bytes()
+    assert content.startswith(PNG)
+    assert [int.from_bytes(content[at : at + 4], "big") for at in (16, 20)] == [1080, 600]
+    assert len(content) > 10_000
+
+
+def test_with_json_only_json_is_on_the_output(table: Path) -> None:
+    result = call("simulate", table, "--json", "--plot", "curves.png", "--rows", "50")
+    assert len(lines(result)) == 1
+    assert "curves.png" in result.stderr
+
+
+def test_simulate_takes_regression(table: Path) -> None:
+    [run] = lines(call("simulate", table, *"--label y --model linear_regression --strategy random --json".split()))
+    assert run["accuracy"] is None
+    assert run["mae"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "parts"),
+    [
+        ("--label fraud", 2, ["stream.csv, row 1", "no column 'fraud'", "x, y, colour, target", "--label"]),
+        ("--strategy random --strategy splt", 2, ["did you mean 'split'?"]),
+        ("--model linear_regression", 2, ["needs class probabilities", "random, periodic"]),
+        ("--model linear_regression --strategy random", 2, ["row 1", "cannot be learned as a label"]),
+        ("--rate 5", 2, ["budget.rate", "less than or equal to 1"]),
+        ("--plot none/curves.png", 2, ["none/curves.png", "cannot be written"]),
+        ("--rows 0", 2, ["--rows"]),
+    ],
+)
+def test_simulate_explains_what_is_wrong(table: Path, arguments: str, code: int, parts: list[str]) -> None:
+    message = call("simulate", table, *arguments.split(), code=code).stderr
+    assert [part for part in parts if part not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "part"),
+    [
+        ("a.jsonl", b'{"a": 1, "target": "x"}\n{"a":\n', "after row 1"),
+        ("a.csv", b"a,target\n", "found none"),
+        ("a.csv", b"a,target\n1,x\n2,\n", "row 2: column 'target' cannot be learned"),
+        ("a.csv", b"a,target\n1,\xff\n", "after row 0"),
+        ("a.csv.gz", b"a,target\n1,x\n", "Not a gzipped file"),
+        ("a.txt", b"", "ending in .csv or .jsonl"),
+    ],
+)
+def test_simulate_explains_a_broken_file(tmp_path: Path, name: str, content: bytes, part: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert part in call("simulate", name, code=2).stderr
+
+
+def test_a_missing_file_is_named() -> None:
+    assert "'none.csv' does not exist" in call("simulate", "none.csv", code=2).stderr
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_every_topic_has_a_tail(served: tuple[Path, Settings], topic: str) -> None:
+    found = lines(call("tail", topic, "-n", "3", "-c", served[0]))
+    assert found
+    for record in found:
+        assert record["topic"] == topic
+        assert record.keys() == {"topic", "partition", "offset", "timestamp", "headers", "value"}
+    assert max(sum(record["partition"] == p for record in found) for p in range(PARTITIONS)) <= 3
+
+
+def test_dead_letters_say_why(served: tuple[Path, Settings]) -> None:
+    letters = {r["headers"]["__streamal.errors.topic"]: r for r in lines(call("tail", "dead_letters", "-c", served[0]))}
+    assert letters.keys() == {"instances", "answers"}
+    assert letters["instances"]["headers"]["__streamal.errors.reason"] == "decode_error"
+    assert letters["instances"]["value"] == '{"features": '
+
+
+def test_the_tail_of_a_topic_that_is_off_or_unknown(tmp_path: Path) -> None:
+    call("topics", "create")
+    assert "topics.predictions is switched off" in call("tail", "predictions", code=1).stderr
+    assert "'dead-letters'" in call("tail", "letters", code=2).stderr
+
+
+def test_status_counts_what_was_done(served: tuple[Path, Settings], requests: list[LabelRequest]) -> None:
+    [found] = lines(call("status", "--json", "-c", served[0]))
+    pending = len(requests) - len(requests[::2])
+    assert (found["seen"], found["asked"], found["pending"], found["lag"]) == (ROWS, len(requests), pending, 0)
+    assert found["allowed"] == pytest.approx(RATE * ROWS)
+    assert [standing["partition"] for standing in found["partitions"]] == list(range(PARTITIONS))
+    assert sum(standing["asked"] for standing in found["partitions"]) == found["asked"]
+    text = call("status", "-c", served[0]).stdout
+    assert max(map(len, text.splitlines())) <= WIDTH
+    [total] = [line for line in text.splitlines() if line.startswith("│ all")]
+    assert [cell.strip() for cell in total.split("│")[2:7]] == [
+        str(ROWS),
+        str(len(requests)),
+        f"{RATE * ROWS:.1f}",
+        str(pending),
+        "0",
+    ]
+
+
+def test_status_before_anything_was_decided(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    log = assemble.open_log(settings)
+    feed(log, 10)
+    log.close()
+    [found] = lines(call("status", "--json", "-c", write_config(settings, tmp_path)))
+    assert (found["seen"], found["asked"], found["lag"]) == (0, 0, 10)
+
+
+def test_explain_says_why_and_what_became_of_it(served: tuple[Path, Settings], requests: list[LabelRequest]) -> None:
+    answered, waiting = requests[0], requests[1]
+    text = call("explain", answered.request_id, "-c", served[0]).stdout
+    assert f"Request {answered.request_id} about instance {answered.instance_id}" in text
+    assert f"({answered.reason}, strategy class_conditional)" in text
+    assert "Outcome: learned as" in text
+    assert "by ada" in text
+    assert "No outcome yet" in call("explain", waiting.request_id, "-c", served[0]).stdout
+
+
+def test_explain_shows_the_records(served: tuple[Path, Settings], requests: list[LabelRequest]) -> None:
+    request, outcome = call("explain", requests[0].request_id, "--json", "-c", served[0]).stdout.splitlines()
+    assert LabelRequest.decode(request.encode()) == requests[0]
+    assert decode_outcome(outcome.encode()).partition == requests[0].partition
+
+
+@pytest.mark.parametrize(
+    ("request_id", "part"),
+    [("0-999999", "no label request 0-999999"), ("9-1", "no label request"), ("x", "<partition>")],
+)
+def test_explain_of_what_never_was(served: tuple[Path, Settings], request_id: str, part: str) -> None:
+    assert part in call("explain", request_id, "-c", served[0], code=1).stderr
+
+
+def test_answers_are_typed_with_one_key_each(
+    served: tuple[Path, Settings], requests: list[LabelRequest], tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.db"
+    shutil.copy(served[1].transport.path, copy)
+    environment = {"STREAMAL__TRANSPORT__PATH": str(copy)}
+    result = call("answer", "--annotator", "eve", "-c", served[0], input="1?u0odd\nq", env=environment)
+    assert result.stdout.endswith("3 answers given\n")
+    assert "[1] " in result.stdout
+    found = [r["value"] for r in lines(call("tail", "answers", "-n", "3", "-c", served[0], env=environment))]
+    given = {answer["request_id"]: answer for answer in found if answer and answer.get("annotator") == "eve"}
+    waiting = requests[1::2]
+    assert list(given) == [request.request_id for request in waiting[:3]]
+    assert [sorted(answer.items() - {("annotator", "eve")}) for answer in given.values()] == [
+        [("label", given[waiting[0].request_id]["label"]), ("request_id", waiting[0].request_id)],
+        [("kind", "unsure"), ("request_id", waiting[1].request_id)],
+        [("label", "odd"), ("request_id", waiting[2].request_id)],
+    ]
+
+
+@pytest.fixture
+def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    running: list[subprocess.Popen[str]] = []
+
+    def start(*arguments: str | Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "streamal", *map(str, arguments)]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return running[-1]
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=60)
+
+
+def test_a_worker_runs_until_it_is_asked_to_end(tmp_path: Path, started: Callable[..., subprocess.Popen[str]]) -> None:
+    settings = settings_in(tmp_path)
+    path = write_config(settings, tmp_path)
+    log = assemble.open_log(settings)
+    feed(log)
+    places = [TopicPartition("decisions", p) for p in range(PARTITIONS)]
+    process = started("run", "-c", path)
+    until(lambda: all(log.bounds(place)[1] for place in places), "decisions on each partition")
+    until(lambda: lines(call("status", "--json", "-c", path))[0]["seen"] == ROWS, "all instances decided")
+    log.close()
+    process.send_signal(signal.SIGTERM)
+    output, said = process.communicate(timeout=60)
+    assert (process.returncode, output) == (0, "")
+    entries = [json.loads(line) for line in said.splitlines()]
+    assert entries[-1]["message"] == "stopped"
+    assert {"restoring", "phase", "features"}.isdisjoint(entries[-1])
+    [found] = lines(call("status", "--json", "-c", path))
+    assert found["seen"] == ROWS
+    assert found["lag"] == 0
+
+
+def test_a_worker_that_cannot_be_built_is_not_started_again(
+    tmp_path: Path, started: Callable[..., subprocess.Popen[str]]
+) -> None:
+    (tmp_path / "streamal.toml").write_text("[model]\nkind = 'none'\n", encoding="utf-8")
+    process = started("run")
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == errors.ModelError.exit_code
+    assert said.count("model.kind must be one of") == 1
