@@ -1,4 +1,4 @@
-"""A simulated annotator as a process of its own: reads label requests, answers each with the stream's label, over Kafka.
+"""A simulated annotator as a process of its own: answers each label request with the stream's label, over Kafka.
 
 It knows nothing of streamal but the wire: `request_id` and `instance_id` come, `request_id` and `label` go.
 On SIGTERM it prints how many requests it has answered.
@@ -37,8 +37,9 @@ def answer_all(bootstrap: str, requests: str, answers: str, stream: Path) -> int
         for place, records in consumer.poll(timeout_ms=100).items():
             for record in records:
                 request = orjson.loads(record.value)
-                answer = {"request_id": request["request_id"], "label": labels[int(request["instance_id"]) % len(labels)]}
-                producer.send(answers, orjson.dumps(answer), partition=place.partition)
+                label = labels[int(request["instance_id"]) % len(labels)]
+                answer = orjson.dumps({"request_id": request["request_id"], "label": label})
+                producer.send(answers, answer, partition=place.partition)
                 answered += 1
     producer.close()
     consumer.close()

@@ -47,7 +47,7 @@ def loop(bootstrap: str, group: str, instances: str, requests: str, answers: str
         stopping = True
 
     signal.signal(signal.SIGTERM, stop)
-    pending = {}
+    pending: dict[str, dict[str, float]] = {}
     threshold, spent, committed = 1.0, 0.0, time.monotonic()
     while not stopping:
         for place, records in consumer.poll(timeout_ms=100, max_records=2000).items():

@@ -17,6 +17,7 @@ from rich.progress import Progress, TaskID
 
 from streamal.annotate.oracle import Oracle
 from streamal.decoding import AnswerDecoder, InstanceDecoder, InstanceFormat
+from streamal.errors import ConfigError
 from streamal.evaluate.simulate import Simulation, simulate
 from streamal.evaluate.stream import read
 from streamal.lane import SamplingPlan
@@ -232,6 +233,9 @@ def simulate_all(
     """
     task = check(runs[0]).task
     stream = list(islice(read(file, label=label, task=task), rows))
+    if not stream:
+        message = f"{file.name}: expected labelled rows, found none"
+        raise ConfigError(message)
     classes = sorted({row.label for row in stream if isinstance(row.label, str)})
     found = []
     with Progress(*Progress.get_default_columns(), console=Console(stderr=True), disable=quiet) as progress:

@@ -73,7 +73,7 @@ class Arm:
         self.right += hit
         self.recent.append(hit)
         if self.scored % SCORED_OVER == 0:
-            self.curve.append((self.scored, sum(self.recent) / len(self.recent)))
+            self.curve.append((self.scored, self.accuracy))
 
     @property
     def accuracy(self) -> float:
@@ -259,7 +259,7 @@ def _summarise(demo: Demo, rate: float, plot: Path, took: float, console: Consol
     )
     curves = {f"{arm.name} ({arm.asked:,} labels)": [arm.curve] for arm in (service, control)}
     try:
-        report.draw(curves, plot, title="Electricity: what the labels bought", ylabel="accuracy, last 1,000 instances")
+        report.draw(curves, plot, title="Electricity: what the labels bought", ylabel="accuracy on all so far")
     except ConfigError as error:
         console.print(f"No picture: {error}", highlight=False)
     else:

@@ -56,7 +56,7 @@ class SamplingPlan:
     budget: BudgetPlan
     strategy: str = "class_conditional"
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    window: int = 256
+    window: int = 512
     explore: float = 0.05
     seed: int = 0
     task: Task = "classification"

@@ -343,7 +343,9 @@ def to_iso(seconds: float) -> str:
     >>> to_iso(0.25)
     '1970-01-01T00:00:00.250Z'
     """
-    return datetime.fromtimestamp(round(seconds, 3), UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    whole, milliseconds = divmod(round(seconds * 1000), 1000)
+    moment = datetime.fromtimestamp(whole, UTC).replace(microsecond=milliseconds * 1000)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def from_iso(text: str) -> float:

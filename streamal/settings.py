@@ -364,9 +364,9 @@ class Strategy(Section):
     """Share of the labels asked for at random, whatever the model thinks: they make the accuracy estimate honest
     and find what the model does not know. More: narrower intervals, fewer labels where they teach most.
     """
-    window: int = Field(default=256, ge=8, le=100_000)
-    """Past instances a utility is compared with. Less follows changes faster, more is steadier; 128 to 512 are
-    equal within noise.
+    window: int = Field(default=512, ge=8, le=100_000)
+    """Past instances of the same predicted class a utility is compared with. Less follows changes faster, more is
+    steadier and tells low rates apart: a rank among 512 can be as fine as 0.2 %. 128 to 512 are equal within noise.
     """
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the coin; the same seed and stream give the same decisions."""

@@ -1,11 +1,11 @@
-"""A simulated annotator as a process of its own: reads label requests, and answers late, wrongly, twice, or not at all.
+"""A simulated annotator as a process of its own: reads label requests; answers late, wrongly, twice, or not at all.
 
-On Kafka it is what any annotation tool would be: kafka-python, the documented messages, and no import of streamal. On the
-embedded log only the client differs. What it says to a request depends on the request's id alone (`replies`), so that
-whoever audits the topics afterwards knows what to expect.
+On Kafka it is what any annotation tool would be: kafka-python, the documented messages, and no import of streamal. On
+the embedded log only the client differs. What it says to a request depends on the request's id alone (`replies`), so
+that whoever audits the topics afterwards knows what to expect.
 
-Usage: annotator.py kafka BOOTSTRAP REQUESTS ANSWERS TRUTH, or embedded FILE REQUESTS ANSWERS TRUTH; TRUTH is a JSON file of
-labels by instance id. SIGTERM ends it, after everything it meant to say is sent.
+Usage: annotator.py kafka BOOTSTRAP REQUESTS ANSWERS TRUTH, or embedded FILE REQUESTS ANSWERS TRUTH; TRUTH is a JSON
+file of labels by instance id. SIGTERM ends it, after everything it meant to say is sent.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The stage of the stories: a log with its topics, worker processes on it, a feeder and an annotator.
 
-Workers are the real thing: `python -m streamal run` with a file and a few variables, in processes that the stage starts,
-watches and ends by their id. Nothing here believes a worker's word on what it did: that is for `auditor`, which reads the
-log. The status over HTTP only tells when to go on.
+Workers are the real thing: `python -m streamal run` with a file and a few variables, in processes that the stage
+starts, watches and ends by their id. Nothing here believes a worker's word on what it did: that is for `auditor`,
+which reads the log. The status over HTTP only tells when to go on.
 """
 
 from __future__ import annotations
@@ -136,11 +136,15 @@ class WorkerProcess:
         status = self.status()
         return sorted(map(int, status["partitions"])) if status.get("phase") == "running" else []
 
-    def send(self, how: signal.Signals) -> None:
-        """Send a signal."""
+    def freeze(self) -> None:
+        """Stop it in the midst of whatever it does, until `thaw`."""
         assert self._process is not None
-        self._asked = True
-        self._process.send_signal(how)
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen one go on; it may then find that it was given up, and end."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End it as a crash would, a supervisor with its worker."""
@@ -153,12 +157,15 @@ class WorkerProcess:
 
     def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
         """Ask it to end; returns its exit code and the seconds it took. Fails after `EXIT_WITHIN`."""
-        self.send(how)
+        assert self._process is not None
+        self._asked = True
+        self._process.send_signal(how)
         return self.wait(EXIT_WITHIN)
 
     def wait(self, seconds: float = PATIENCE) -> tuple[int, float]:
         """Wait for its end; returns exit code and seconds."""
         assert self._process is not None
+        self._asked = True
         begun = time.monotonic()
         try:
             return self._process.wait(seconds), time.monotonic() - begun

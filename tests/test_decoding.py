@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from corpus import ANSWERS, BAD_INPUT, CLASSES, INSTANCE, INSTANCES, SECRET, BadInput, answer, instance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamal import decoding, messages
 from streamal.decoding import MAX_CLASSES, AnswerDecoder, InstanceDecoder, InstanceFormat, received
 from streamal.errors import BadRecord
 from streamal.messages import LabelRequest, Received
@@ -29,6 +32,13 @@ def refusal(decoder: InstanceDecoder | AnswerDecoder, value: bytes) -> str:
 def test_the_corpus_is_as_large_as_promised() -> None:
     assert len(INSTANCES) + len(ANSWERS) >= 40
     assert len({(case.topic, case.name) for case in BAD_INPUT}) == len(BAD_INPUT)
+
+
+def test_every_reason_there_is_has_a_case() -> None:
+    sources = Path(decoding.__file__).read_text() + Path(messages.__file__).read_text()
+    reasons = set(re.findall(r'BadRecord\(\s*"(\w+)"', sources))
+    elsewhere = {"label_not_number", "too_many_classes"}
+    assert reasons == {case.reason for case in BAD_INPUT} | elsewhere
 
 
 @pytest.mark.parametrize("case", BAD_INPUT, ids=lambda case: f"{case.topic}: {case.name}")

@@ -54,7 +54,7 @@ def _title(runs: Sequence[Simulation]) -> str:
 
 def _caption(runs: Sequence[Simulation]) -> str:
     seeds = len({run.seed for run in runs})
-    over = f"Means ± standard deviations of {seeds} seeds. " if seeds > 1 else ""
+    over = f"Means ± standard deviations of {seeds} seeds.\n" if seeds > 1 else ""
     worst = max(run.max_overshoot for run in runs)
     if worst <= 0:
         return over + "The budget held at every prefix."

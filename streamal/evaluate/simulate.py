@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from streamal.annotate.oracle import Oracle
@@ -76,7 +76,7 @@ class Simulator:
 
     def __init__(self, plan: SamplingPlan, model: Model, oracle: Oracle, classes: list[str]) -> None:
         self._plan = plan
-        self._sampler = SelectiveSampler([plan], Fold(model))
+        self._sampler = SelectiveSampler([replace(plan, serve=True)], Fold(model))
         self.lane = self._sampler.open(0, Handover())
         self._oracle = oracle
         self._classes = classes

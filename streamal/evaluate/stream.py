@@ -12,12 +12,15 @@ import io
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
 import orjson
 
 from streamal.errors import BadRecord, ConfigError
-from streamal.messages import Features, Label, Task, Value, canonical_label
+from streamal.messages import MAX_NUMBER, Features, Label, Task, Value, canonical_label
+
+KINDS: Final[Mapping[str, str]] = {"csv": "CSV", "jsonl": "JSON lines"}
+SCALARS: Final = frozenset({float, int, str, bool, type(None)})
 
 
 class Row(NamedTuple):
@@ -32,9 +35,10 @@ def read(path: Path, *, label: str = "target", task: Task = "classification") ->
 
     Raises:
         ConfigError: the file cannot be read as a labelled stream; names file, row and cause.
+        BadRecord: a label is none; names file and row.
     """
     kind = path.name.removesuffix(".gz").rsplit(".", 1)[-1]
-    if kind not in ("csv", "jsonl"):
+    if kind not in KINDS:
         message = f"{path.name}: expected a file ending in .csv or .jsonl, plain or with .gz"
         raise ConfigError(message)
     number = 0
@@ -43,19 +47,16 @@ def read(path: Path, *, label: str = "target", task: Task = "classification") ->
             rows = csv.DictReader(file) if kind == "csv" else map(_row, file)
             for number, row in enumerate(rows, start=1):
                 yield _labelled(row, label, task, f"{path.name}, row {number}", parse=kind == "csv")
-        except (OSError, EOFError, UnicodeDecodeError, csv.Error, orjson.JSONDecodeError) as error:
-            message = f"{path.name}, after row {number}: expected {kind}, came something else: {error}"
+        except (OSError, EOFError, ValueError, csv.Error) as error:
+            message = f"{path.name}, row {number + 1}: expected {KINDS[kind]} in UTF-8, came something else: {error}"
             raise ConfigError(message) from None
-    if not number:
-        message = f"{path.name}: expected labelled rows, found none"
-        raise ConfigError(message)
 
 
 def _open(path: Path) -> IO[str]:
     try:
         if path.suffix == ".gz":
-            return io.TextIOWrapper(gzip.open(path), encoding="utf-8", newline="")
-        return path.open(encoding="utf-8", newline="")
+            return io.TextIOWrapper(gzip.open(path), encoding="utf-8-sig", newline="")
+        return path.open(encoding="utf-8-sig", newline="")
     except OSError as error:
         message = f"{path}: cannot be read ({error.strerror}); expected a labelled stream"
         raise ConfigError(message) from None
@@ -63,26 +64,31 @@ def _open(path: Path) -> IO[str]:
 
 def _row(line: str) -> dict[str, Any]:
     found = orjson.loads(line)
-    if not isinstance(found, dict):
-        message = "a line is not a JSON object"
-        raise ConfigError(message)
-    features: dict[str, Any] = found.pop("features", {})
+    if not isinstance(found, dict) or not isinstance(features := found.pop("features", {}), dict):
+        message = "the line must be a JSON object, and its features, if there are any, an object as well"
+        raise ValueError(message)
     return {**found, **features}
 
 
-def _labelled(row: Mapping[str, Any], label: str, task: Task, where: str, *, parse: bool) -> Row:
+def _labelled(row: Mapping[Any, Any], label: str, task: Task, where: str, *, parse: bool) -> Row:
     if label not in row:
         message = (
             f"{where}: no column '{label}' for the label; there are {', '.join(map(str, row))}: name it by --label"
         )
         raise ConfigError(message)
+    if None in row:
+        message = f"{where}: more fields than the header names; quote those that hold a comma"
+        raise ConfigError(message)
     features = {name: number(value) if parse else value for name, value in row.items() if name != label}
+    for name, value in features.items():
+        if type(value) not in SCALARS or (isinstance(value, int | float) and abs(value) > MAX_NUMBER):
+            message = f"{where}: '{name}' must be a number within +-{MAX_NUMBER:g}, a string, a boolean or missing"
+            raise ConfigError(message)
     found = number(row[label]) if parse and task == "regression" else row[label]
     try:
         return Row(features, canonical_label(found, task))
     except BadRecord as bad:
-        message = f"{where}: column '{label}' cannot be learned as a label: {bad}"
-        raise ConfigError(message) from None
+        raise BadRecord(bad.reason, f"{where}, column '{label}': {bad}") from None
 
 
 def number(text: str) -> Value:

@@ -93,6 +93,7 @@ class Loop:
         self._follower = follower
         self._heritage = heritage
         self._epoch: Hashable = None
+        self._token: object = None
         self._outbox: Outbox | None = None
         self._begun = 0.0
         self._placed = Placed()
@@ -116,9 +117,12 @@ class Loop:
     def turn(self) -> None:
         """Poll, decide, and hand over what is due."""
         polled = self._membership.poll(self._patience(), POLL_LIMIT)
+        # Before the comparison: a token of a later generation than the epoch would let outdated work through.
+        token = self._membership.token()
         if self._membership.epoch != self._epoch:
             self._take_over()
             return
+        self._token = token
         self._settle()
         if self._epoch is None:
             return
@@ -255,5 +259,5 @@ class Loop:
     def _submit(self, outbox: Outbox) -> None:
         self._placed = Placed()
         self._committing = outbox.events
-        self._committer.submit(outbox.seal(self.holdings, self._membership.token(), self._placed))
+        self._committer.submit(outbox.seal(self.holdings, self._token, self._placed))
         self._outbox = None

@@ -164,10 +164,10 @@ def test_nothing_odd_that_lasts_makes_it_starve_or_overspend(name: str, predicti
 
 @by_name
 @pytest.mark.parametrize("loan", [0, 20])
-@pytest.mark.parametrize("rate", [0.02, 0.05, 0.5, 1.0])
+@pytest.mark.parametrize("rate", [0.02, 0.5, 1.0])
 @pytest.mark.parametrize("prediction", CONSTANT, ids=str)
 def test_a_constant_model_never_makes_it_starve(name: str, rate: float, loan: int, prediction: Prediction) -> None:
-    assert_spends(SamplingPlan(BudgetPlan(rate, loan), name, task=task_of(name)), prediction, math.ceil(200 / rate))
+    assert_spends(SamplingPlan(BudgetPlan(rate, loan), name, task=task_of(name)), prediction, math.ceil(120 / rate))
 
 
 @by_name
@@ -189,7 +189,7 @@ def assert_spends(plan: SamplingPlan, prediction: Prediction, count: int, *, sil
 
 LIGHT = ("logistic_regression", "softmax", "gaussian_nb", "hoeffding_tree", "text_logistic", "linear_regression")
 COMBINATIONS = [
-    pytest.param(kind, name, marks=() if kind in LIGHT else pytest.mark.slow, id=f"{kind}-{name}")
+    pytest.param(kind, name, id=f"{kind}-{name}")
     for kind in presets.PRESETS
     for name, entry in sorted(STRATEGIES.items())
     if presets.build(kind, parameters={}, scaling="all", seed=0).task in entry.tasks

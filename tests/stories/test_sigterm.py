@@ -10,6 +10,8 @@ import pytest
 from auditor import audit, check_models
 from story import EXIT_WITHIN, Feeder, Place, Stage, until
 
+BACKLOG = 40_000
+"""Instances that wait when the worker starts: a second of work."""
 ROWS = 6_000
 PACE = 2_000.0
 
@@ -27,23 +29,22 @@ def test_a_signal_under_load_loses_and_repeats_nothing(
 ) -> None:
     stage = staged(place)
     worker = stage.worker(0)
-    stage.start(0)
-    feeder = Feeder(stage, per_second=PACE)
-    with stage.annotator(10 * ROWS):
-        try:
-            until(lambda: stage.decided() > ROWS // 10, "the worker is under load")
-            code, seconds = worker.end(how)
-            before = stage.decided()
-            stage.start(0)
-            until(lambda: stage.decided() > before, "the new worker goes on")
-        finally:
-            fed = finish(stage, feeder)
+    for first in range(0, BACKLOG, 2_000):
+        stage.append(stage.rows(range(first, min(BACKLOG, first + 2_000))))
+    with stage.annotator(BACKLOG):
+        worker.start()
+        until(lambda: stage.decided() > 0, "the worker is under load")
+        code, seconds = worker.end(how)
+        before = stage.decided()
+        stage.start(0)
+        until(stage.drained, "the new worker goes on to the end")
     until(lambda: stage.drained() and stage.caught_up(), "every answer matched, every outcome folded")
     assert worker.end(how)[0] == 0
     assert code == 0
     assert seconds < EXIT_WITHIN
+    assert before < BACKLOG, "there was nothing left to do when the signal came"
     assert worker.starts == 2
-    assert audit(stage).instances == fed
+    assert audit(stage).instances == BACKLOG
     check_models(stage, 0)
     print(f"{how.name}: ended after {seconds:.2f} s")
 

@@ -1,0 +1,104 @@
+"""Tables fit a terminal of 80 columns whatever is compared, and pictures are real pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+from rich.console import Console
+
+from streamal.errors import ConfigError
+from streamal.evaluate import report
+from streamal.evaluate.simulate import CurvePoint, Simulation
+from streamal.selection.registry import STRATEGIES
+
+CLASSES = {"accuracy": 0.9, "kappa": 0.8, "macro_f1": 0.7, "balanced_accuracy": 0.6, "log_loss": 0.5}
+NUMBERS = {"mae": 12.5, "rmse": 1234.5, "r2": -0.5}
+NONE = dict.fromkeys(report.SHOWN)
+
+
+def simulation(
+    strategy: str, scores: Mapping[str, float], seed: int = 0, *, overshoot: float = 0.0, shift: float = 0.0
+) -> Simulation:
+    found = NONE | {name: value + shift for name, value in scores.items()}
+    return Simulation(
+        instances=45_312,
+        asked=2_264,
+        allowed=2_265.6,
+        max_overshoot=overshoot,
+        spent_ratio=0.9993,
+        scores=found,
+        strategy=strategy,
+        model="logistic_regression",
+        rate=0.05,
+        seed=seed,
+        delay=0,
+        learned=2_264,
+        curve=tuple(CurvePoint(seen, seen // 20, 0.5, found) for seen in range(200, 2_200, 200)),
+    )
+
+
+def rendered(results: dict[str, list[Simulation]]) -> str:
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(report.table(results))
+    return captured.get()
+
+
+def test_all_strategies_with_several_seeds_fit_80_columns() -> None:
+    results = {name: [simulation(name, CLASSES, seed, shift=seed / 10) for seed in (0, 1)] for name in STRATEGIES}
+    text = rendered(results)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert [name for name in STRATEGIES if name not in text] == []
+    assert "±.071" in text
+    assert "Means ± standard deviations of 2 seeds." in text
+
+
+def test_what_was_spent_stands_beside_what_was_reached() -> None:
+    text = rendered({"random": [simulation("random", CLASSES)]})
+    assert "logistic_regression, 45,312 instances, 2,266 labels allowed" in text
+    [row] = [line.split() for line in text.splitlines() if line.startswith("random")]
+    assert row == ["random", "2,264", "99.9%", "0.900", "0.800", "0.700", "0.600", "0.500"]
+    assert "The budget held at every prefix." in text
+    assert "mae" not in text
+
+
+def test_a_broken_budget_is_not_hidden_by_other_runs() -> None:
+    runs = {
+        "a": [simulation("a", CLASSES, 0), simulation("a", CLASSES, 1, overshoot=1.5)],
+        "b": [simulation("b", CLASSES)],
+    }
+    assert "The budget was exceeded by up to 1.50 labels." in rendered(runs)
+
+
+def test_regression_has_its_own_columns() -> None:
+    text = rendered({"random": [simulation("random", NUMBERS)]})
+    assert ["12.500", "1234.500", "-0.500"] == text.split("99.9%")[1].split()[:3]
+    assert "kappa" not in text
+
+
+@pytest.mark.parametrize("scores", [CLASSES, NUMBERS])
+def test_a_plot_is_a_png_with_a_line_for_each_strategy(tmp_path: Path, scores: dict[str, float]) -> None:
+    shifts = {"class_conditional": 0.1, "random": 0.0}
+    runs = {name: [simulation(name, scores, seed, shift=shift) for seed in (0, 1)] for name, shift in shifts.items()}
+    report.plot(runs, tmp_path / "curves", title="stream.csv")
+    picture = (imread(tmp_path / "curves", format="png")[:, :, :3] * 255).round()
+    assert picture.shape == (600, 1080, 3)
+    for colour in report.COLOURS[:2]:
+        drawn = [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
+        assert (picture == drawn).all(axis=2).sum() > 500
+    third = [int(report.COLOURS[2][at : at + 2], 16) for at in (1, 3, 5)]
+    assert not (picture == third).all(axis=2).any()
+
+
+def test_runs_without_a_first_score_are_drawn(tmp_path: Path) -> None:
+    report.draw({"a": [[(1, None), (2, 0.5)]]}, tmp_path / "a.png", title="", ylabel="")
+    assert (tmp_path / "a.png").stat().st_size > 0
+
+
+def test_a_picture_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none/a\.png: the picture cannot be written \(No such file"):
+        report.plot({"a": [simulation("a", CLASSES)]}, tmp_path / "none" / "a.png", title="")

@@ -1,0 +1,181 @@
+"""A simulation spends what it may and no more, reports what was agreed, and shows that choosing pays."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from random import Random
+from statistics import fmean
+
+import pytest
+from specimens import Constant, stream, truth
+
+from streamal.annotate.oracle import Oracle
+from streamal.evaluate.simulate import Simulation, simulate
+from streamal.evaluate.stream import Row
+from streamal.lane import SamplingPlan
+from streamal.learning import presets
+from streamal.selection.budget import BudgetPlan
+from streamal.selection.registry import STRATEGIES
+
+KEYS = """instances asked allowed max_overshoot spent_ratio accuracy kappa macro_f1 balanced_accuracy log_loss
+strategy model rate seed delay""".split()
+"""What `simulate --json` promises to its readers."""
+
+
+def rows(count: int, seed: int = 0) -> list[Row]:
+    """Return a stream that can be learned, drifts half-way, and has one label in ten wrong near the boundary."""
+    random, found = Random(seed), []
+    for instance in stream(count, seed):
+        label = truth(instance.features)
+        if instance.offset > count // 2:
+            label = truth({"x": instance.features["y"], "y": instance.features["x"]})
+        if random.random() < 0.02:
+            label = "usual" if label == "rare" else "rare"
+        found.append(Row(instance.features, label))
+    return found
+
+
+def run(
+    stream_rows: list[Row],
+    *,
+    strategy: str = "class_conditional",
+    kind: str = "logistic_regression",
+    rate: float = 0.1,
+    loan: int = 20,
+    seed: int = 0,
+    oracle: Oracle | None = None,
+) -> Simulation:
+    model = presets.build(kind, parameters={}, scaling="all", seed=seed)
+    plan = SamplingPlan(BudgetPlan(rate, loan), strategy, seed=seed, task=model.task, serve=True)
+    return simulate(
+        stream_rows, len(stream_rows), plan, model, oracle or Oracle(), model_name=kind, classes=["rare", "usual"]
+    )
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+@pytest.mark.parametrize("loan", [0, 20])
+def test_the_budget_holds_at_every_prefix_and_is_used(strategy: str, loan: int) -> None:
+    found = run(rows(5_000), strategy=strategy, loan=loan)
+    assert found.max_overshoot <= 0.0
+    assert (found.instances, found.allowed) == (5_000, pytest.approx(500.0))
+    assert found.spent_ratio == found.asked / found.allowed
+    assert found.spent_ratio >= 0.97
+
+
+def test_the_budget_is_used_fully_on_average() -> None:
+    ratios = [
+        run(rows(int(500 / rate), seed), strategy=strategy, rate=rate, loan=loan, seed=seed).spent_ratio
+        for seed, (strategy, rate, loan) in enumerate(
+            (strategy, rate, loan)
+            for strategy in ("class_conditional", "split")
+            for rate in (0.05, 0.2)
+            for loan in (0, 20)
+        )
+    ]
+    assert fmean(ratios) >= 0.99
+    assert min(ratios) >= 0.97
+
+
+def test_the_default_is_better_than_random_and_random_better_than_nothing() -> None:
+    def kappa(strategy: str, rate: float) -> float:
+        found = [run(rows(4_000, seed), strategy=strategy, rate=rate, seed=seed).scores["kappa"] for seed in range(5)]
+        return fmean(score or 0.0 for score in found)
+
+    for rate in (0.02, 0.05):
+        assert kappa("class_conditional", rate) > kappa("random", rate) + 0.01 > 0.3
+
+
+def test_the_summary_is_what_readers_were_promised() -> None:
+    found = json.loads(json.dumps(run(rows(1_000), seed=3, oracle=Oracle(delay=25)).summary()))
+    assert [key for key in KEYS if key not in found] == []
+    assert (found["strategy"], found["model"], found["rate"]) == ("class_conditional", "logistic_regression", 0.1)
+    assert (found["seed"], found["delay"], found["instances"]) == (3, 25, 1_000)
+    assert "curve" not in found
+    assert all(isinstance(found[key], int | float) for key in KEYS if key not in ("strategy", "model"))
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_another() -> None:
+    stream_rows = rows(1_500)
+    first = run(stream_rows, oracle=Oracle(delay=40, error=0.1, silence=0.1))
+    assert first == run(stream_rows, oracle=Oracle(delay=40, error=0.1, silence=0.1))
+    assert first != run(stream_rows, seed=1, oracle=Oracle(delay=40, error=0.1, silence=0.1))
+
+
+@pytest.mark.parametrize("delay", [0, 100])
+def test_an_answer_is_learned_when_its_time_has_come(delay: int) -> None:
+    found = run(rows(2_000), oracle=Oracle(delay=delay))
+    assert found.learned <= found.asked
+    assert found.asked - found.learned <= delay
+    assert (found.learned < found.asked) == (delay == 100)
+
+
+def test_late_answers_silence_and_mistakes_cost_but_the_budget_is_used() -> None:
+    stream_rows = rows(4_000)
+    best = run(stream_rows)
+    for oracle in (Oracle(delay=1_000), Oracle(silence=0.7), Oracle(error=0.4)):
+        worse = run(stream_rows, oracle=oracle)
+        assert worse.max_overshoot <= 0.0
+        assert worse.spent_ratio >= 0.95
+        assert (worse.scores["kappa"] or 0.0) < (best.scores["kappa"] or 0.0)
+
+
+def test_silence_is_not_learned() -> None:
+    found = run(rows(2_000), oracle=Oracle(silence=1.0))
+    assert (found.learned, found.scores["kappa"]) == (0, 0.0)
+    assert found.spent_ratio >= 0.95
+    part = run(rows(2_000), oracle=Oracle(silence=0.5))
+    assert part.learned == pytest.approx(part.asked / 2, rel=0.25)
+
+
+def test_a_mistaken_annotator_names_one_of_the_classes() -> None:
+    model = Constant({"usual": 1.0})
+    plan = SamplingPlan(BudgetPlan(0.5), "random", serve=True)
+    simulate(rows(400), 400, plan, model, Oracle(error=1.0), model_name="constant", classes=["rare", "usual"])
+    truths = {repr(row.features): row.label for row in rows(400)}
+    assert model.learned
+    assert all({label, truths[repr(features)]} == {"rare", "usual"} for features, label, _ in model.learned)
+
+
+def test_the_curve_leads_to_the_result() -> None:
+    heard: list[int] = []
+    model = presets.build("gaussian_nb", parameters={}, scaling="all", seed=0)
+    plan = SamplingPlan(BudgetPlan(0.1), serve=True)
+    found = simulate(
+        rows(2_000), 2_000, plan, model, Oracle(), model_name="nb", classes=[], progress=heard.append
+    )
+    assert [point.seen for point in found.curve] == heard == list(range(10, 2_001, 10))
+    assert found.curve[-1].scores == found.scores
+    assert found.curve[-1].asked == found.asked
+    assert fmean(point.accuracy or 0.0 for point in found.curve) == pytest.approx(found.scores["accuracy"])
+
+
+def test_a_regression_is_simulated_with_its_own_scores() -> None:
+    stream_rows = [Row(i.features, 2.0 * float(str(i.features["x"])) + 1.0) for i in stream(2_000)]
+    found = run(stream_rows, strategy="random", kind="linear_regression", oracle=Oracle(delay=20))
+    assert found.scores["kappa"] is None
+    assert (found.scores["mae"] or 9.0) < 0.5
+    assert found.curve[-1].accuracy is None
+    assert found.max_overshoot <= 0.0
+
+
+def test_nothing_to_see_is_nothing_spent() -> None:
+    found = run([])
+    assert (found.instances, found.asked, found.allowed, found.spent_ratio, found.curve) == (0, 0, 0.0, 0.0, ())
+
+
+def test_a_plan_that_serves_no_predictions_is_scored_all_the_same() -> None:
+    plan = SamplingPlan(BudgetPlan(0.1), serve=False)
+    results = [
+        simulate(
+            rows(500),
+            500,
+            chosen,
+            presets.build("gaussian_nb", parameters={}, scaling="all", seed=0),
+            Oracle(),
+            model_name="nb",
+            classes=[],
+        )
+        for chosen in (plan, replace(plan, serve=True))
+    ]
+    assert results[0] == results[1]

@@ -1,0 +1,104 @@
+"""Labelled files are read in their order, and what is wrong with one is said with file and row."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from streamal.errors import BadRecord, ConfigError
+from streamal.evaluate.stream import Row, number, read
+
+
+def write(folder: Path, name: str, content: str | bytes) -> Path:
+    path = folder / name
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def test_csv_has_numbers_strings_and_gaps(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", 'x,city,target\n1.5,Oslo,1\n,"a, b",0\n-2e3,,1\n')
+    assert list(read(path)) == [
+        Row({"x": 1.5, "city": "Oslo"}, "1"),
+        Row({"x": None, "city": "a, b"}, "0"),
+        Row({"x": -2000.0, "city": None}, "1"),
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.jsonl.gz"])
+def test_gzipped_files_are_read_as_well(tmp_path: Path, name: str) -> None:
+    text = "x,target\n1,ok\n" if "csv" in name else '{"x": 1.0, "target": "ok"}\n'
+    assert list(read(write(tmp_path, name, gzip.compress(text.encode())))) == [Row({"x": 1.0}, "ok")]
+
+
+def test_json_lines_have_scalars_beside_the_label_or_an_object_of_features(tmp_path: Path) -> None:
+    text = '{"x": 1, "b": true, "n": null, "target": 1}\n{"features": {"x": 2.5}, "target": false}\n'
+    assert list(read(write(tmp_path, "a.jsonl", text))) == [
+        Row({"x": 1, "b": True, "n": None}, "1"),
+        Row({"x": 2.5}, "false"),
+    ]
+
+
+def test_the_label_may_stand_elsewhere_and_be_a_number(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "y,x\n1.5,2\n")
+    assert list(read(path, label="y", task="regression")) == [Row({"x": 2.0}, 1.5)]
+    assert list(read(path, label="y")) == [Row({"x": 2.0}, "1.5")]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", "\ufefftarget,x\nok,1\n")
+    assert list(read(path)) == [Row({"x": 1.0}, "ok")]
+
+
+def test_rows_are_read_as_they_are_asked_for(tmp_path: Path) -> None:
+    rows = read(write(tmp_path, "a.jsonl", '{"x": 1, "target": "ok"}\n{broken'))
+    assert next(rows) == Row({"x": 1}, "ok")
+
+
+def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
+    assert list(read(write(tmp_path, "a.csv", ""))) == []
+    assert list(read(write(tmp_path, "b.csv", "x,target\n"))) == []
+    assert list(read(write(tmp_path, "a.jsonl", ""))) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("a.xlsx", "", ["a.xlsx", ".csv or .jsonl"]),
+        ("a.csv", "x,y\n1,2\n", ["a.csv, row 1", "no column 'target'", "x, y", "--label"]),
+        ("a.csv", "x,target\n1,ok\n1,ok,7\n", ["a.csv, row 2", "more fields"]),
+        ("a.csv", "x,target\n1e101,ok\n", ["a.csv, row 1", "x"]),
+        ("a.csv", b"x,target\n\xff,ok\n", ["a.csv", "UTF-8"]),
+        ("a.csv.gz", "x,target\n1,ok\n", ["a.csv.gz", "gzip"]),
+        ("a.csv.gz", gzip.compress(b"x,target\n" + b"1,ok\n" * 9_999)[:60], ["a.csv.gz"]),
+        ("a.jsonl", '{"x": 1, "target": "ok"}\n{"x": NaN, "target": "ok"}\n', ["a.jsonl, row 2", "JSON"]),
+        ("a.jsonl", "[1]\n", ["a.jsonl, row 1", "JSON object"]),
+        ("a.jsonl", '{"features": [1], "target": "ok"}\n', ["a.jsonl, row 1", "features"]),
+        ("a.jsonl", '{"x": {"y": 1}, "target": "ok"}\n', ["a.jsonl, row 1", "x"]),
+        ("a.jsonl", '{"x": 1e101, "target": "ok"}\n', ["a.jsonl, row 1", "x"]),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(
+    tmp_path: Path, name: str, content: str | bytes, parts: list[str]
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        list(read(write(tmp_path, name, content)))
+    assert [part for part in parts if part not in str(caught.value)] == []
+
+
+def test_a_missing_file_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none.csv.*labelled stream"):
+        list(read(tmp_path / "none.csv"))
+
+
+@pytest.mark.parametrize("content", ["x,target\n1,ok\n1,\n", "x,target\n1,ok\n1\n"])
+def test_a_row_without_a_label_is_refused(tmp_path: Path, content: str) -> None:
+    with pytest.raises(BadRecord, match=r"a\.csv, row 2, column 'target'") as caught:
+        list(read(write(tmp_path, "a.csv", content)))
+    assert caught.value.reason == "bad_label"
+
+
+@pytest.mark.parametrize("text", ["nan", "inf", "-Infinity", "1e999", "0x10", "12a"])
+def test_what_is_no_finite_number_stays_a_string(text: str) -> None:
+    assert number(text) == text

@@ -1,0 +1,188 @@
+"""What is told about a stream from outside is what the log holds, and telling it changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from served import PARTITIONS, RATE, ROWS, requests_of, serve_stream
+from specimens import answer_to, stream
+
+from streamal import assemble
+from streamal.errors import BadRecord
+from streamal.lane import SamplingPlan
+from streamal.learning import presets
+from streamal.learning.fold import Fold
+from streamal.messages import VALUE, LabelRequest, Outcome
+from streamal.sampler import Handover, SelectiveSampler
+from streamal.selection.budget import BudgetPlan
+from streamal.service.inspection import WHY, Inspection, as_line, in_words, tail
+from streamal.service.ledgers import Topics
+from streamal.settings import Settings
+from streamal.transport.embedded import EmbeddedLog
+from streamal.transport.log import Append, Log, TopicPartition
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    return serve_stream(tmp_path_factory.mktemp("served"))
+
+
+@pytest.fixture
+def log(settings: Settings) -> Iterator[Log]:
+    found = assemble.open_log(settings)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def inspection(log: Log, settings: Settings) -> Inspection:
+    return Inspection(log, assemble.topics_of(settings), settings.transport.group, settings.budget.rate)
+
+
+@pytest.fixture
+def request_made() -> LabelRequest:
+    """The first request of a fresh sampler."""
+    sampler = SelectiveSampler([SamplingPlan(BudgetPlan(rate=0.5))], Fold(logistic()))
+    sampler.open(0, Handover())
+    events = sampler.see(0, stream(50), 0.0)
+    return next(event.request for event in events if hasattr(event, "request"))
+
+
+def logistic() -> Any:
+    return presets.build("logistic_regression", parameters={}, seed=0)
+
+
+def outcome_of(request: LabelRequest, kind: str = "label") -> Outcome:
+    sampler = SelectiveSampler([SamplingPlan(BudgetPlan(rate=0.5))], Fold(logistic()))
+    sampler.open(0, Handover(requests=[request]))
+    [event] = sampler.answer(0, [answer_to(request.request_id, "usual", kind)], 1.0)
+    assert hasattr(event, "outcome")
+    found: Outcome = event.outcome
+    return found
+
+
+def test_standings_add_up(inspection: Inspection, log: Log) -> None:
+    requests = requests_of(log)
+    standings = inspection.standings()
+    assert [standing.partition for standing in standings] == list(range(PARTITIONS))
+    for standing in standings:
+        assert standing.asked == sum(request.partition == standing.partition for request in requests)
+        assert standing.allowed == pytest.approx(RATE * standing.seen)
+        assert standing.lag == 0
+    assert sum(standing.seen for standing in standings) == ROWS
+    assert sum(standing.pending for standing in standings) == len(inspection.waiting())
+
+
+def test_those_wait_that_nobody_answered(inspection: Inspection, log: Log) -> None:
+    assert inspection.waiting() == requests_of(log)[1::2]
+
+
+def test_a_request_is_found_with_its_outcome(inspection: Inspection, log: Log) -> None:
+    answered, waiting = requests_of(log)[:2]
+    request, outcome = inspection.request(answered.request_id)
+    assert request == answered
+    assert outcome is not None
+    assert (outcome.request_id, outcome.kind, outcome.annotator) == (answered.request_id, "learned", "ada")
+    assert inspection.request(waiting.request_id) == (waiting, None)
+    assert inspection.request("0-999999") == inspection.request("77-0") == (None, None)
+    with pytest.raises(BadRecord, match="<partition>-<offset>"):
+        inspection.request("41")
+
+
+def test_classes_are_those_of_the_outcomes(inspection: Inspection) -> None:
+    assert set(inspection.labels()) == {"rare", "usual"}
+
+
+def test_looking_changes_nothing(inspection: Inspection, log: Log, settings: Settings) -> None:
+    topics = assemble.topics_of(settings).used()
+    places = [TopicPartition(topic, p) for topic in topics for p in range(log.partitions(topic))]
+    before = [log.bounds(place) for place in places], log.positions("streamal", places)
+    inspection.standings()
+    inspection.waiting()
+    list(tail(log, "outcomes", 5, follow=False))
+    assert ([log.bounds(place) for place in places], log.positions("streamal", places)) == before
+
+
+def test_before_a_worker_came_all_is_ahead(tmp_path: Path) -> None:
+    log = EmbeddedLog(tmp_path / "fresh.db")
+    log.create_topics({"instances": 1, "label-requests": 1, "outcomes": 1})
+    log.writer("feeder").append([Append("instances", 0, b"{}")] * 3)
+    fresh = Inspection(log, Topics(), "streamal", 0.1)
+    [standing] = fresh.standings()
+    assert (standing.seen, standing.asked, standing.allowed, standing.pending, standing.lag) == (0, 0, 0.0, 0, 3)
+    assert fresh.waiting() == []
+    log.close()
+
+
+def test_a_tail_shows_the_last_and_follows(tmp_path: Path) -> None:
+    log = EmbeddedLog(tmp_path / "log.db")
+    log.create_topics({"answers": 2})
+    writer = log.writer("annotator")
+    writer.append([Append("answers", number % 2, str(number).encode()) for number in range(10)])
+    found = tail(log, "answers", 2, follow=True)
+    assert [orjson.loads(next(found))["value"] for _ in range(4)] == [6, 8, 7, 9]
+    # the generator looks for the ends before it waits, so what is appended now is new to it
+    writer.append([Append("answers", 0, b'{"late": true}')])
+    following = orjson.loads(next(found))
+    assert (following["value"], following["offset"]) == ({"late": True}, 5)
+    log.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(b'{"a": 1}', {"a": 1}), (b"\xff{", "\ufffd{"), (None, None), (b'{"a": NaN}', '{"a": NaN}')]
+)
+def test_any_record_can_be_shown(tmp_path: Path, value: bytes | None, shown: object) -> None:
+    log = EmbeddedLog(tmp_path / "log.db")
+    log.create_topics({"answers": 1})
+    log.writer("annotator").append([Append("answers", 0, value, None, [("a", b"\xff"), ("b", None)])])
+    [record] = log.reader().read(TopicPartition("answers", 0), 0, 1)
+    found = orjson.loads(as_line(record))
+    assert found["value"] == shown
+    assert found["headers"] == {"a": "\ufffd", "b": ""}
+    log.close()
+
+
+def test_words_name_the_reason_the_guess_and_the_budget(request_made: LabelRequest) -> None:
+    sure = replace(request_made, reason="uncertainty", propensity=1.0, prediction={"ok": 0.52, "fraud": 0.48})
+    text = in_words(sure, None)
+    assert "the strategy found its label worth the budget (uncertainty, strategy class_conditional)" in text
+    assert "said: ok 52.0%, fraud 48.0%." in text
+    assert "It was certain to be asked." in text
+    assert f"{sure.budget['asked']:g} asked of {sure.budget['allowed']:g} allowed" in text
+    assert "No outcome yet" in text
+
+
+def test_words_on_a_model_that_knows_nothing_and_on_a_number(request_made: LabelRequest) -> None:
+    assert "said: nothing yet." in in_words(replace(request_made, prediction={}), None)
+    assert "said: 1250.5." in in_words(replace(request_made, prediction={VALUE: 1250.5}), None)
+
+
+def test_words_tell_the_unbiased_arm(request_made: LabelRequest) -> None:
+    drawn = replace(request_made, reason="exploration", propensity=0.01, would_select=True)
+    assert "a chance of 0.01 of being asked; the strategy would have asked anyhow." in in_words(drawn, None)
+    assert "asked." in in_words(replace(drawn, would_select=False), None)
+
+
+def test_words_tell_the_outcome(request_made: LabelRequest) -> None:
+    assert "Outcome: learned as usual by someone, 1970-01-01T00:00:01.000Z." in in_words(
+        request_made, outcome_of(request_made)
+    )
+    assert "Outcome: abstained by someone" in in_words(request_made, outcome_of(request_made, "unsure"))
+
+
+@pytest.mark.parametrize("reason", sorted(WHY))
+def test_every_reason_has_words(request_made: LabelRequest, reason: Any) -> None:
+    assert f"({reason}, " in in_words(replace(request_made, reason=reason), None)
+
+
+def test_no_reason_is_without_words() -> None:
+    from typing import get_args
+
+    from streamal.messages import Reason
+
+    assert set(get_args(Reason)) == WHY.keys()

@@ -1,0 +1,160 @@
+"""From settings to running objects: what is built is what was asked for, and what cannot work is refused first."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from served import PARTITIONS, ROWS, requests_of, serve_stream, settings_in
+
+from streamal import assemble
+from streamal.annotate.oracle import Oracle
+from streamal.errors import ConfigError, ModelError
+from streamal.learning.presets import PRESETS
+from streamal.selection.registry import STRATEGIES
+from streamal.settings import Settings, load, revised
+from streamal.transport.log import TopicPartition
+
+
+def changed(**sections: dict[str, Any]) -> Settings:
+    settings = load(None)
+    for section, values in sections.items():
+        settings = revised(settings, section, values)
+    return settings
+
+
+def test_an_embedded_log_is_made_with_its_topics(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    log = assemble.open_log(settings)
+    topics = assemble.topics_of(settings)
+    assert {topic: log.partitions(topic) for topic in topics.partitions(1)} == topics.partitions(PARTITIONS)
+    assert assemble.create_topics(settings, log) == []
+    log.close()
+
+
+def test_existing_instances_decide_on_the_partitions(tmp_path: Path) -> None:
+    assemble.open_log(settings_in(tmp_path, transport={"partitions": 3})).close()
+    wanted = settings_in(tmp_path, transport={"partitions": 7}, topics={"answers": "others"})
+    log = assemble.open_log(wanted)
+    assert log.partitions("others") == 3
+    log.close()
+
+
+def test_new_topics_are_named_in_full(tmp_path: Path) -> None:
+    from streamal.transport.embedded import EmbeddedLog
+
+    log = EmbeddedLog(tmp_path / "new.db")
+    settings = settings_in(tmp_path)
+    wanted = assemble.topics_of(settings).partitions(PARTITIONS)
+    assert sorted(assemble.create_topics(settings, log)) == sorted(wanted)
+    log.close()
+
+
+def test_the_budget_is_dealt_out_whole() -> None:
+    limits = ({"count": 500, "per": "1d"}, {"cost": 40.0, "per": "1h"})
+    settings = changed(budget={"cold_start_loan": 21, "max_pending": 103, "limits": limits, "expiry": 0})
+    plans = [plan.budget for plan in assemble.plans_of(settings, "classification", 4)]
+    assert sum(plan.loan for plan in plans) == 21
+    assert sum(plan.max_pending for plan in plans) == 103
+    assert [sum(plan.limits[i].most for plan in plans) for i in (0, 1)] == [500, pytest.approx(40.0)]
+    assert {plan.rate for plan in plans} == {0.05}
+    assert {plan.expiry for plan in plans} == {None}
+
+
+def test_a_share_that_is_too_small_is_refused() -> None:
+    with pytest.raises(ConfigError, match="burst"):
+        assemble.plans_of(changed(budget={"burst": 5.0}), "classification", 4)
+
+
+@pytest.mark.parametrize("kind", PRESETS)
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_every_strategy_goes_with_every_model_or_says_which_does(kind: str, strategy: str) -> None:
+    settings = changed(model={"kind": kind}, strategy={"name": strategy})
+    task = assemble.build_model(settings).task
+    if task in STRATEGIES[strategy].tasks:
+        assert assemble.check(settings).task == task
+    else:
+        with pytest.raises(ConfigError, match="use one of: random, periodic"):
+            assemble.check(settings)
+
+
+def test_a_factory_takes_the_place_of_the_kind() -> None:
+    settings = changed(model={"kind": "knn", "factory": "river.linear_model:LinearRegression"})
+    assert assemble.build_model(settings).task == "regression"
+    with pytest.raises(ModelError, match="cannot be imported"):
+        assemble.check(changed(model={"factory": "no.where:build"}))
+
+
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"budget": {"rate": 0.1}}, True),
+        ({"http": {"port": 9}}, True),
+        ({"model": {"kind": "gaussian_nb"}}, False),
+        ({"model": {"parameters": {"l2": 0.1}}}, False),
+        ({"strategy": {"seed": 1}}, False),
+        ({"topics": {"outcomes": "others"}}, False),
+    ],
+)
+def test_a_snapshot_fits_as_long_as_the_model_does(change: dict[str, dict[str, Any]], same: bool) -> None:
+    assert (assemble.config_hash(changed(**change)) == assemble.config_hash(load(None))) is same
+
+
+def test_only_the_security_options_that_are_set_reach_the_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert assemble.security_options(load(None)) == {"security_protocol": "PLAINTEXT"}
+    (tmp_path / "password").write_text("hunter2\n")
+    given = {
+        "protocol": "SASL_SSL",
+        "mechanism": "SCRAM-SHA-512",
+        "username": "ada",
+        "password_file": str(tmp_path / "password"),
+        "ca_file": "ca.pem",
+    }
+    assert assemble.security_options(changed(transport={"security": given})) == {
+        "security_protocol": "SASL_SSL",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": "ada",
+        "sasl_plain_password": "hunter2",
+        "ssl_cafile": "ca.pem",
+    }
+
+
+def test_http_is_off_at_port_zero(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path)
+    log = assemble.open_log(settings)
+    assert assemble.build_service(settings, log).server is None
+    on = revised(settings, "http", {"port": 8080})
+    service = assemble.build_service(on, log)
+    assert service.server is not None
+    assert service.server.port == 8080
+    log.close()
+
+
+def test_the_built_worker_decides_asks_learns_and_keeps_a_snapshot(tmp_path: Path) -> None:
+    settings = serve_stream(tmp_path)
+    log = assemble.open_log(settings)
+    requests = requests_of(log)
+    ends = {
+        topic: sum(log.bounds(TopicPartition(topic, p))[1] for p in range(log.partitions(topic)))
+        for topic in assemble.topics_of(settings).used()
+    }
+    assert ends["predictions"] == ROWS
+    assert len({request.request_id for request in requests}) == len(requests) > 0.9 * settings.budget.rate * ROWS
+    assert ends["outcomes"] >= len(requests[::2])
+    assert ends["dead-letters"] == 2
+    assert ends["decisions"] > 0
+    log.close()
+    restored = assemble.snapshot_store(settings).restore(lambda: assemble.build_model(settings))
+    assert restored.version == ends["outcomes"]
+    assert restored.model.predict([{"x": 2.0, "y": -1.0}])[0]["rare"] > 0.5
+
+
+def test_simulations_keep_their_order_and_check_all_before(tmp_path: Path) -> None:
+    file = tmp_path / "stream.csv"
+    file.write_text("x,target\n" + "".join(f"{n % 7},{'a' if n % 7 > 3 else 'b'}\n" for n in range(100)))
+    runs = [changed(strategy={"name": name}) for name in ("random", "split")]
+    found = assemble.simulate_all(runs, [Oracle(), Oracle(delay=5)], file, label="target", rows=60, quiet=True)
+    assert [(run.strategy, run.instances, run.delay) for run in found] == [("random", 60, 0), ("split", 60, 5)]
