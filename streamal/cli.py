@@ -321,7 +321,10 @@ def create(config: Path | None, dry_run: bool) -> None:
 @topics.command(epilog=examples("streamal topics describe"))
 @config_option
 def describe(config: Path | None) -> None:
-    """Show partitions and records of each topic."""
+    """Show partitions and offsets of each topic.
+
+    On Kafka a transaction takes one offset more than it has records.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -330,7 +333,7 @@ def describe(config: Path | None) -> None:
 
     settings = settings_of(config)
     found = Table("topic")
-    for column in ("partitions", "kept", "end of each partition"):
+    for column in ("partitions", "offsets kept", "end of each partition"):
         found.add_column(column, justify="right")
     with opened(settings) as log:
         for topic in assemble.topics_of(settings).used():

@@ -248,9 +248,9 @@ class Topics(Section):
     dead_letters: Topic = "dead-letters"
     """Records that were refused, with their reason."""
     snapshots: Topic = "snapshots"
-    """Signed copies of the model, compacted: a cache, never the truth."""
+    """Compacted; reserved for shared snapshots of the model. Nothing writes to it yet."""
     control: Topic = "control"
-    """Changes made while running, compacted."""
+    """Compacted; reserved for changes made while running. Nothing reads it yet."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

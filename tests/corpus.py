@@ -35,8 +35,8 @@ class BadInput(NamedTuple):
 class BadAnswer(NamedTuple):
     """An answer that is refused because of what became of its request before.
 
-    To set it up: take a request that waits, send `before` (or, if `expire`, let its time run out), wait for the outcome, then
-    send `answer`. Both are answers without their `request_id`.
+    To set it up: take a request that waits, send `before` (or, if `expire`, let its time run out), await the outcome,
+    then send `answer`. Both are answers without their `request_id`.
     """
 
     name: str

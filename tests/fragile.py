@@ -1,7 +1,8 @@
-"""A model that cannot learn one label: what a user's own factory may do to the loop, for a story."""
+"""Models as a user's own factory may give them, for stories: one that cannot learn one label, and one that is slow."""
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from river import naive_bayes
@@ -15,6 +16,19 @@ class Fragile(naive_bayes.MultinomialNB):
         if y == "invoice":
             message = "expected a kind of animal"
             raise ValueError(message)
+
+
+class Slow(naive_bayes.MultinomialNB):
+    """Naive Bayes that takes as long to learn as a big forest."""
+
+    def learn_one(self, x: Any, y: Any) -> None:
+        time.sleep(0.003)
+        naive_bayes.MultinomialNB.learn_one(self, x, y)
+
+
+def build_slow() -> Any:
+    """What `model.factory` names."""
+    return Slow()  # type: ignore[no-untyped-call]  # River leaves the constructor untyped
 
 
 def build() -> Any:

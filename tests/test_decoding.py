@@ -54,9 +54,9 @@ def test_bad_input_is_refused_with_its_reason_and_quotes_nothing(case: BadInput)
 
 def test_an_instance_keeps_what_it_came_with() -> None:
     found = InstanceDecoder(PLAIN)(
-        record(b'{"id": "tx-1", "features": {"amount": 12.5, "country": "NL", "night": true}, "display": {"text": "?"}}')
+        record(b'{"id": "tx-1", "features": {"amount": 12.5, "country": "NL", "night": true}, "display": {"t": "?"}}')
     )
-    assert (found.offset, found.timestamp, found.id, found.display) == (7, 1.5, "tx-1", {"text": "?"})
+    assert (found.offset, found.timestamp, found.id, found.display) == (7, 1.5, "tx-1", {"t": "?"})
     assert found.features == {"amount": 12.5, "country": "NL", "night": True}
     assert (found.label, found.cost) == (None, 1.0)
 

@@ -107,7 +107,8 @@ def test_each_block_is_explored_exactly_once_and_as_drawn() -> None:
 
 
 def test_a_cold_start_is_paid_by_the_loan_at_fixed_places() -> None:
-    first = [request for request in requests_of(new_lane(plan(rate=0.01)), stream(300)) if request.reason == "cold_start"]
+    requests = requests_of(new_lane(plan(rate=0.01)), stream(300))
+    first = [request for request in requests if request.reason == "cold_start"]
     assert all(request.propensity == 1.0 and request.offset % LOAN_EVERY == 0 for request in first)
     assert 15 <= len(first) <= 20
     assert max(request.offset for request in first) < LOAN_WITHIN
@@ -172,7 +173,7 @@ def test_the_queue_may_fill_up_and_empties_again() -> None:
 
 
 @pytest.mark.parametrize(("kind", "most", "cost", "per_period"), [("count", 4, 1.0, 4), ("cost", 10.0, 3.0, 3)])
-def test_a_limit_holds_in_each_period_of_the_log_s_own_time(kind: str, most: float, cost: float, per_period: int) -> None:
+def test_a_limit_holds_in_each_period_of_the_log_s_time(kind: str, most: float, cost: float, per_period: int) -> None:
     lane = new_lane(plan(limits=(Limit(kind, most, 100.0),)))  # type: ignore[arg-type]
     instances = [replace_cost(instance, cost) for instance in stream(1_000)]
     requests = requests_of(lane, instances, now=5.0)
@@ -194,7 +195,8 @@ def test_what_is_asked_is_numbered_as_it_stands() -> None:
     assert [request.budget["seen"] for request in requests] == [request.offset + 1 for request in requests]
     assert all(request.budget["allowed"] == pytest.approx(RATE * (request.offset + 1)) for request in requests)
     assert {(request.requested_at, request.expires_at) for request in requests} == {(1.0, 61.0)}
-    assert (lane.seen, lane.asked, lane.allowed) == (500, len(requests), pytest.approx(100.0))
+    assert (lane.seen, lane.asked) == (500, len(requests))
+    assert lane.allowed == pytest.approx(100.0)
     assert [request.features for request in requests] == [instances[request.offset].features for request in requests]
 
 

@@ -154,7 +154,9 @@ def test_what_is_no_class_is_refused(label: object) -> None:
     assert caught.value.reason == "bad_label"
 
 
-@pytest.mark.parametrize("text", ["", "-", "0-", "-0", "0 - 1", "0-1 ", "0-1\n", "1.0-2", "1" * 10 + "-1", "0-" + "1" * 19])
+@pytest.mark.parametrize(
+    "text", ["", "-", "0-", "-0", "0 - 1", "0-1 ", "0-1\n", "1.0-2", "1" * 10 + "-1", "0-" + "1" * 19]
+)
 def test_what_is_no_request_id_is_refused(text: str) -> None:
     with pytest.raises(BadRecord) as caught:
         parse_request_id(text)

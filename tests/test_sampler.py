@@ -26,6 +26,8 @@ from streamal.selection.budget import BudgetPlan
 EXPIRY = 100.0
 PLAN = SamplingPlan(BudgetPlan(rate=0.2, expiry=EXPIRY), strategy="periodic")
 PARTITIONS = 3
+SHARED = """partition offset instance_id features prediction utility propensity reason would_select strategy
+model_version""".split()
 
 
 def opened(*partitions: int, scales: bool = False) -> SelectiveSampler:
@@ -53,8 +55,7 @@ def test_an_answer_becomes_an_outcome_with_all_that_was_known_when_it_was_asked(
     assert event.latency == 2.25
     assert (outcome.kind, outcome.label, outcome.annotator, outcome.weight) == ("learned", "fraud", "someone", 1.0)
     assert (outcome.requested_at, outcome.resolved_at) == (3.0, 5.25)
-    shared = "partition offset instance_id features prediction utility propensity reason would_select strategy model_version"
-    for name in shared.split():
+    for name in SHARED:
         assert getattr(outcome, name) == getattr(request, name), name
     assert len(sampler.lanes[0].pending) == 0
 
@@ -104,11 +105,8 @@ def test_a_late_or_second_answer_is_refused_with_its_reason(case: BadAnswer, han
         Received("answers", 0, at, 0, b"key", answer(request.request_id, **parts), ())
         for at, parts in enumerate((case.before or {}, case.answer))
     ]
-    if case.expire:
-        [ended] = [event for event in sampler.tick(EXPIRY) if isinstance(event, RequestResolved)]
-    else:
-        [ended] = sampler.answer(0, [decoder(records[0])], 1.0)
-        assert isinstance(ended, RequestResolved)
+    events = sampler.tick(EXPIRY) if case.expire else sampler.answer(0, [decoder(records[0])], 1.0)
+    [ended] = [event for event in events if isinstance(event, RequestResolved)]
     ledger = sampler.lanes[0].ledger()
     if handed_over:
         sampler = SelectiveSampler([PLAN] * PARTITIONS, Fold(Constant({})))

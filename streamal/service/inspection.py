@@ -13,10 +13,12 @@ import orjson
 
 from streamal.messages import VALUE, LabelRequest, Outcome, Prediction, decode_outcome, parse_request_id, to_iso
 from streamal.service.ledgers import Pointers, Topics, decode_metadata
-from streamal.transport.log import Log, Record, TopicPartition
+from streamal.transport.log import Log, Reader, Record, TopicPartition
 
 FOLLOW_EVERY: Final = 0.4
 """Seconds for one round over all partitions of a topic that is followed."""
+LOOK_BACK: Final = 4
+"""How much further back each next attempt at the last records begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,19 +118,30 @@ class Inspection:
 
 
 def tail(log: Log, topic: str, number: int, *, follow: bool) -> Iterator[str]:
-    """Yield about the last `number` records of each partition as JSON lines, and go on with what comes if wanted."""
+    """Yield the last `number` records of each partition as JSON lines, and go on with what comes if wanted."""
     readers = {}
     for p in range(log.partitions(topic)):
         place = TopicPartition(topic, p)
         readers[p] = log.reader()
         first, end = log.bounds(place)
-        for record in readers[p].read(place, max(first, end - number), end):
+        for record in _last(readers[p], place, first, end, number):
             yield as_line(record)
         readers[p].follow(place, end)
     while follow:
         for reader in readers.values():
             for record in reader.poll(FOLLOW_EVERY / len(readers)):
                 yield as_line(record)
+
+
+def _last(reader: Reader, place: TopicPartition, first: int, end: int, number: int) -> list[Record]:
+    """Look back until there are enough records: Kafka's transaction markers take offsets too."""
+    found: list[Record] = []
+    start, back = end, number
+    while len(found) < number and start > first:
+        start = max(first, end - back)
+        found = list(reader.read(place, start, end))
+        back *= LOOK_BACK
+    return found[-number:]
 
 
 def as_line(record: Record) -> str:

@@ -116,7 +116,7 @@ class Worker:
                 raise TopicMissing(message)
 
     def _catch_up(self) -> Reader:
-        """Fold `outcomes` from the snapshot's version to its end, and follow it from there."""
+        """Fold `outcomes` from the snapshot's version to its end, or as far as it gets before `stop`; follow it."""
         outcomes = TopicPartition(self._craft.topics.outcomes, 0)
         sampler = self._craft.sampler
         first, end = self._log.bounds(outcomes)
@@ -134,6 +134,8 @@ class Worker:
                 fold(sampler, batch, self._craft.observer)
                 batch = []
                 self._beat(self._state, self._loop)
+                if self._stopping:
+                    break
         fold(sampler, batch, self._craft.observer)
-        reader.follow(outcomes, max(sampler.version, end))
+        reader.follow(outcomes, sampler.version)
         return reader

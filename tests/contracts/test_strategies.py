@@ -17,7 +17,7 @@ from streamal.evaluate.simulate import Simulation, simulate
 from streamal.evaluate.stream import Row
 from streamal.lane import SamplingPlan
 from streamal.learning import presets
-from streamal.messages import VALUE, Features, LabelRequest, Label, Prediction, Task
+from streamal.messages import VALUE, Features, Label, LabelRequest, Prediction, Task
 from streamal.selection.budget import BudgetPlan
 from streamal.selection.registry import STRATEGIES, build, check
 from streamal.selection.strategy import Proposal, QueryStrategy, Standing, StrategySpec
@@ -227,7 +227,7 @@ def test_a_name_or_parameter_that_is_wrong_is_explained() -> None:
         check("class_conditonal", {}, "classification")
     with pytest.raises(ConfigError, match=r"parameters\.stpe is unknown to 'split'; it takes: spill, step, random"):
         check("split", {"stpe": 1}, "classification")
-    with pytest.raises(ConfigError, match="needs class probabilities.*random, periodic"):
+    with pytest.raises(ConfigError, match=r"needs class probabilities.*random, periodic"):
         check("split", {}, "regression")
     with pytest.raises(ConfigError, match="it takes: none"):
         check("random", {"step": 1}, "classification")

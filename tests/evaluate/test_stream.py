@@ -79,16 +79,14 @@ def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
         ("a.jsonl", '{"x": 1e101, "target": "ok"}\n', ["a.jsonl, row 1", "x"]),
     ],
 )
-def test_what_is_wrong_with_a_file_is_said(
-    tmp_path: Path, name: str, content: str | bytes, parts: list[str]
-) -> None:
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, name: str, content: str | bytes, parts: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         list(read(write(tmp_path, name, content)))
     assert [part for part in parts if part not in str(caught.value)] == []
 
 
 def test_a_missing_file_is_a_config_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="none.csv.*labelled stream"):
+    with pytest.raises(ConfigError, match=r"none\.csv.*labelled stream"):
         list(read(tmp_path / "none.csv"))
 
 

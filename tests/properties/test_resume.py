@@ -93,9 +93,7 @@ def test_a_strategy_without_soft_state_goes_on_exactly(
 
 
 @settings(max_examples=15, deadline=None)
-@given(
-    strategy=st.sampled_from(BLIND), budget=budgets, seed=st.integers(0, 2**32), crashes=crash_points, delay=delays
-)
+@given(strategy=st.sampled_from(BLIND), budget=budgets, seed=st.integers(0, 2**32), crashes=crash_points, delay=delays)
 def test_also_with_a_model_that_looks_ahead(
     strategy: str, budget: BudgetPlan, seed: int, crashes: set[int], delay: int
 ) -> None:

@@ -37,7 +37,10 @@ def sure(best: float, label: str = "a") -> Prediction:
     return {label: best, "other": 1.0 - best}
 
 
-@given(scores=st.lists(st.sampled_from([-math.inf, -3.0, -1.0, -1.0, 0.0, 2.5, math.inf]), max_size=40), size=st.integers(1, 8))
+@given(
+    scores=st.lists(st.sampled_from([-math.inf, -3.0, -1.0, -1.0, 0.0, 2.5, math.inf]), max_size=40),
+    size=st.integers(1, 8),
+)
 def test_the_place_of_a_score_is_its_conformal_p_value(scores: list[float], size: int) -> None:
     ranking = Ranking(size)
     for number, score in enumerate(scores):
@@ -51,7 +54,12 @@ def test_the_place_of_a_score_is_its_conformal_p_value(scores: list[float], size
 
 
 def test_the_rank_among_scores_of_any_shape_is_uniform() -> None:
-    for shape in (lambda r: r.random(), lambda r: -math.exp(r.gauss(0, 3)), lambda r: float(r.randint(0, 2)), lambda r: 1.0):
+    for shape in (
+        lambda r: r.random(),
+        lambda r: -math.exp(r.gauss(0, 3)),
+        lambda r: float(r.randint(0, 2)),
+        lambda r: 1.0,
+    ):
         random, ranking, places = Random(0), Ranking(WINDOW), []
         for number in range(6_000):
             score = shape(random)

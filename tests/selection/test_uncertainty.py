@@ -1,4 +1,4 @@
-"""The bars of the uncertainty rules are where the literature puts them, and their propensities are what a draw would give."""
+"""The bars of the uncertainty rules are where the literature puts them; propensities are what a draw would give."""
 
 from __future__ import annotations
 

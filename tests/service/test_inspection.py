@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import orjson
 import pytest
+from broker import Broker
 from served import PARTITIONS, RATE, ROWS, requests_of, serve_stream
 from specimens import answer_to, stream
 
@@ -24,6 +26,7 @@ from streamal.service.inspection import WHY, Inspection, as_line, in_words, tail
 from streamal.service.ledgers import Topics
 from streamal.settings import Settings
 from streamal.transport.embedded import EmbeddedLog
+from streamal.transport.kafka import KafkaLog
 from streamal.transport.log import Append, Log, TopicPartition
 
 
@@ -130,6 +133,30 @@ def test_a_tail_shows_the_last_and_follows(tmp_path: Path) -> None:
     writer.append([Append("answers", 0, b'{"late": true}')])
     following = orjson.loads(next(found))
     assert (following["value"], following["offset"]) == ({"late": True}, 5)
+    log.close()
+
+
+@pytest.mark.parametrize(
+    ("number", "values"), [(0, []), (1, [9]), (4, [6, 7, 8, 9]), (10, [*range(10)]), (99, [*range(10)])]
+)
+def test_a_tail_is_as_long_as_asked_for(tmp_path: Path, number: int, values: list[int]) -> None:
+    log = EmbeddedLog(tmp_path / "log.db")
+    log.create_topics({"answers": 1})
+    log.writer("annotator").append([Append("answers", 0, str(value).encode()) for value in range(10)])
+    assert [orjson.loads(line)["value"] for line in tail(log, "answers", number, follow=False)] == values
+    log.close()
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize(("number", "values"), [(1, [9]), (3, [7, 8, 9]), (99, [*range(10)])])
+def test_a_tail_passes_over_transaction_markers(broker: Broker, number: int, values: list[int]) -> None:
+    log = KafkaLog(broker.bootstrap)
+    topic = f"tail-{uuid4().hex}"
+    log.create_topics({topic: 1})
+    writer = log.writer(topic)
+    for value in range(10):
+        writer.append([Append(topic, 0, str(value).encode())])
+    assert [orjson.loads(line)["value"] for line in tail(log, topic, number, follow=False)] == values
     log.close()
 
 

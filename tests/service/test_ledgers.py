@@ -69,7 +69,7 @@ def test_the_length_counts_bytes() -> None:
 
 @pytest.mark.parametrize("found", [{}, {"v": 2, "ledger": {}, "pointers": [0, 0, 0]}, {"v": None}])
 def test_another_version_is_refused(found: object) -> None:
-    with pytest.raises(ValueError, match="version .* instead of 1"):
+    with pytest.raises(ValueError, match=r"version .* instead of 1"):
         decode_metadata(framed(found))
 
 

@@ -1,4 +1,4 @@
-"""A real parent with real workers: restarted when they crash, left alone when that cannot help, stopped when asked to."""
+"""A real parent with real workers: restarted after a crash, left alone if that cannot help, stopped when asked to."""
 
 from __future__ import annotations
 

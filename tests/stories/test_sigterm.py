@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from auditor import audit, check_models
-from story import EXIT_WITHIN, Feeder, Place, Stage, until
+from auditor import audit, check_models, saved
+from story import EXIT_WITHIN, Feeder, Place, Stage, electricity, until
+
+from streamal.messages import Outcome
+from streamal.transport.log import Append
 
 BACKLOG = 40_000
 """Instances that wait when the worker starts: a second of work."""
@@ -91,3 +95,35 @@ def test_the_supervisor_passes_the_signal_on_and_restarts_what_crashed(
     assert audit(stage).instances == fed
     check_models(stage, 0)
     print(f"supervisor and worker ended after {seconds:.2f} s")
+
+
+def test_a_long_fold_at_the_start_can_be_interrupted(embedded: Place, staged: Callable[..., Stage]) -> None:
+    """The fold of a long history takes a minute; who is asked to end meanwhile does not go on with it."""
+    stage = staged(embedded, model={"factory": "fragile:build_slow"})
+    outcome = Outcome(
+        kind="learned",
+        partition=0,
+        offset=0,
+        instance_id="half-hour-0",
+        features=electricity()[0].features,
+        label="up",
+        weight=1.0,
+        prediction={},
+        utility=1.0,
+        propensity=1.0,
+        reason="cold_start",
+        would_select=True,
+        strategy="class_conditional",
+        model_version=0,
+        requested_at=0.0,
+        resolved_at=0.0,
+        annotator=None,
+    ).encode()
+    stage.append([Append(stage.topics.outcomes, 0, outcome)] * 6_000)
+    worker = stage.worker(0).start(PYTHONPATH=str(Path(__file__).parents[1]))
+    until(lambda: any(line.get("phase") == "fold" for line in worker.lines()), "the fold begins")
+    code, seconds = worker.end()
+    assert code == 0
+    assert seconds < EXIT_WITHIN
+    _, version = saved(stage, 0, trusted=["fragile"])
+    assert 0 < version < 6_000, "what was folded must be kept, and the fold cannot be complete"
