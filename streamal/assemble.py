@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from itertools import islice
@@ -242,7 +241,7 @@ def simulate_all(
         for settings, oracle in zip(runs, oracles, strict=True):
             name = f"{settings.strategy.name} (seed {settings.strategy.seed})"
             bar = progress.add_task(name, total=len(stream))
-            plan = replace(plans_of(settings, task, 1)[0], serve=True)
+            plan = plans_of(settings, task, 1)[0]
             found.append(
                 simulate(
                     stream,

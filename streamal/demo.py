@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from itertools import islice
 from pathlib import Path
@@ -105,7 +105,7 @@ class Demo:
         self._controls = []
         for seed in range(CONTROLS):
             chosen = revised(settings, "strategy", {"name": "random", "seed": seed})
-            plan = replace(assemble.plans_of(chosen, "classification", 1)[0], serve=True)
+            plan = assemble.plans_of(chosen, "classification", 1)[0]
             self._controls.append(Simulator(plan, assemble.build_model(settings), late, CLASSES))
         self.limit: float = len(rows)
         self.rows = len(rows)

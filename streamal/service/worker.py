@@ -123,7 +123,7 @@ class Worker:
         if first > sampler.version:
             message = (
                 f"'{outcomes.topic}' begins at {first}, but the model stands at {sampler.version}: labelled examples "
-                "are gone. Give the topic unlimited retention; restore it or a snapshot, or use new topics for a new start"
+                "are gone. Give the topic unlimited retention; restore it or a snapshot, or begin anew with new topics"
             )
             raise TransportError(message)
         reader = self._log.reader()

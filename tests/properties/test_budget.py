@@ -1,4 +1,4 @@
-"""The budget holds at every prefix and in every window, whatever is wished for, and exploration is never refused by it."""
+"""The budget holds at every prefix and in every window, whatever is wished for, and never refuses exploration."""
 
 from __future__ import annotations
 
