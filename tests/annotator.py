@@ -38,8 +38,8 @@ class Reply(NamedTuple):
 def replies(request_id: str, truth: str, classes: Sequence[str]) -> list[Reply]:
     """Return what is said to a request, in this order; the same for the same request.
 
-    >>> replies("0-7", "up", ["down", "up"])
-    [Reply(fields={'request_id': '0-7', 'label': 'up'}, misdirected=False)]
+    >>> replies("0-6", "up", ["down", "up"])
+    [Reply(fields={'request_id': '0-6', 'kind': 'invalid'}, misdirected=True)]
     """
     draw = random.Random(request_id)
     if draw.random() < SILENT:

@@ -44,7 +44,8 @@ PLAIN: Final = frozenset(
         ("collections", "deque"),
         ("functools", "partial"),
         ("random", "Random"),
-        # Arithmetic of River that its estimators hold a reference to.
+        # Functions of River that its estimators hold a reference to.
+        ("river.naive_bayes.gaussian", "GaussianNB._make_gaussian"),
         ("river._river_rust.vectordict", "euclidean_distance_tuple"),
         ("river.tree.splitter.ebst_splitter", "EBSTNode._update_estimator_univariate"),
     }

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from streamal.errors import ConfigError, SnapshotRefused
+from streamal.errors import ConfigError, ModelError, SnapshotRefused
 from streamal.learning import snapshot
 from streamal.learning.fold import Fold
 from streamal.learning.model import Model
@@ -111,6 +111,7 @@ class Checkpointer:
         self._seconds = every_seconds
         self._version = fold.version
         self._at = time.monotonic()
+        self._possible = True
         self.saved_at = 0.0
         self.bytes = 0
 
@@ -122,8 +123,13 @@ class Checkpointer:
 
     def save(self) -> None:
         """Save now, unless nothing has changed since."""
-        if self._fold.version == self._version:
+        if self._fold.version == self._version or not self._possible:
             return
-        self.bytes = self._store.save(self._fold)
+        try:
+            self.bytes = self._store.save(self._fold)
+        except ModelError as error:
+            self._possible = False
+            logger.warning("no snapshots will be saved; a restart folds the whole log: %s", error)
+            return
         self.saved_at = time.time()
         self._version, self._at = self._fold.version, time.monotonic()

@@ -1,0 +1,97 @@
+"""Snapshots on disk: signed with the owner's key, replaced whole, and never in the way of the service."""
+
+from __future__ import annotations
+
+import logging
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from river import compose, naive_bayes
+
+from streamal.errors import ConfigError
+from streamal.learning.fold import Fold
+from streamal.learning.model import Model
+from streamal.learning.online import FactoryModel
+from streamal.learning.presets import build
+from streamal.messages import Moment, Moments
+from streamal.service.snapshots import Checkpointer, SnapshotStore
+
+
+def fresh() -> Model:
+    return build("logistic_regression", parameters={}, seed=0)
+
+
+def folded(count: int) -> Fold:
+    fold = Fold(fresh())
+    fold.fold([(offset, Moments(0, 1, {"x": Moment(1, float(offset), 0.0)})) for offset in range(count)])
+    return fold
+
+
+def unpicklable() -> FactoryModel:
+    pipeline: Any = compose.FuncTransformer(lambda features: features) | naive_bayes.GaussianNB()
+    return FactoryModel(pipeline, task="classification", weighted=False)
+
+
+def test_a_saved_fold_comes_back(tmp_path: Path) -> None:
+    store = SnapshotStore(tmp_path, "s-0", "config")
+    assert store.restore(fresh).version == 0
+    assert store.save(folded(7)) > 0
+    assert SnapshotStore(tmp_path, "s-0", "config").restore(fresh).version == 7
+    assert {path.name for path in tmp_path.iterdir()} == {"s-0.snapshot", "snapshot.key"}
+
+
+def test_its_own_key_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    SnapshotStore(tmp_path, "s-0", "config").save(folded(1))
+    assert stat.S_IMODE((tmp_path / "snapshot.key").stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("change", ["config", "key", "bytes"])
+def test_what_does_not_fit_is_ignored(tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture) -> None:
+    SnapshotStore(tmp_path, "s-0", "config").save(folded(7))
+    if change == "key":
+        (tmp_path / "snapshot.key").write_bytes(b"k" * 32)
+    if change == "bytes":
+        blob = bytearray((tmp_path / "s-0.snapshot").read_bytes())
+        blob[-40] ^= 1
+        (tmp_path / "s-0.snapshot").write_bytes(bytes(blob))
+    store = SnapshotStore(tmp_path, "s-0", "other" if change == "config" else "config")
+    with caplog.at_level(logging.WARNING):
+        assert store.restore(fresh).version == 0
+    assert "folding the log instead" in caplog.text
+
+
+def test_a_key_file_that_cannot_serve_is_named(tmp_path: Path) -> None:
+    short = tmp_path / "short"
+    short.write_bytes(b"k" * 31)
+    for file, cause in ((short, "at least 32 bytes, found 31"), (tmp_path / "none", "cannot be read")):
+        with pytest.raises(ConfigError, match=cause):
+            SnapshotStore(tmp_path, "s-0", "config", key_file=file).save(folded(1))
+
+
+def test_it_is_saved_when_enough_has_come_and_not_twice(tmp_path: Path) -> None:
+    fold = Fold(fresh())
+    checkpoint = Checkpointer(SnapshotStore(tmp_path, "s-0", "config"), fold, every_outcomes=5, every_seconds=0.0)
+    for offset in range(12):
+        fold.fold([(offset, Moments(0, 1, {"x": Moment(1, 1.0, 0.0)}))])
+        checkpoint()
+    assert SnapshotStore(tmp_path, "s-0", "config").restore(fresh).version == 10
+    checkpoint.save()
+    written = (tmp_path / "s-0.snapshot").stat().st_mtime_ns
+    checkpoint.save()
+    assert (tmp_path / "s-0.snapshot").stat().st_mtime_ns == written
+    assert SnapshotStore(tmp_path, "s-0", "config").restore(fresh).version == 12
+
+
+def test_a_model_that_cannot_be_saved_only_costs_the_snapshots(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fold = Fold(unpicklable())
+    checkpoint = Checkpointer(SnapshotStore(tmp_path, "s-0", "config"), fold, every_outcomes=1, every_seconds=0.0)
+    with caplog.at_level(logging.WARNING):
+        for offset in range(3):
+            fold.fold([(offset, Moments(0, 1, {}))])
+            checkpoint()
+    assert caplog.text.count("no snapshots will be saved") == 1
+    assert not (tmp_path / "s-0.snapshot").exists()
