@@ -43,7 +43,8 @@ def run(cases: tuple[str, ...], repeats: int, stream: Path, kept: bool) -> None:
             if subprocess.run([sys.executable, "-m", "benchmarks", "run", case, *options], check=False).returncode
         ]
         sys.exit(f"failed: {', '.join(failed)}" if failed else 0)
-    made = surroundings()
+    # Without the path of the stream, which is the same stream wherever it lies.
+    made = surroundings("run", cases[0], "--repeats", str(repeats))
     results = CASES[cases[0]].run(stream, repeats)
     found = Table(*results[0], title=cases[0])
     for result in results:

@@ -35,7 +35,7 @@ CASES: Final[Mapping[str, Case]] = {
     ),
     "memory/never-answered": Case(
         "memory of the worker over 1,000,000 instances with requests that nobody ever answers",
-        "peak <= 215 MiB, flat after 10 %",
+        "peak <= 215 MiB, flat once the queue is full",
         never_answered,
     ),
 }

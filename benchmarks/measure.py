@@ -11,7 +11,6 @@ import platform
 import resource
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -93,10 +92,10 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
     return sum((at - x) * (value - y) for at, value in points) / sum((at - x) ** 2 for at, _ in points)
 
 
-def surroundings() -> dict[str, Any]:
+def surroundings(*arguments: str) -> dict[str, Any]:
     """Return where and with what the figures are made: processor, cores, load, versions, commit."""
     return {
-        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "benchmarks", *arguments]),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": commit(),
         "processor": processor(),
@@ -129,5 +128,6 @@ def keep(case: str, made: Mapping[str, Any], results: Sequence[Mapping[str, Any]
     HISTORY.mkdir(exist_ok=True)
     path = HISTORY / f"{case.replace('/', '-')}.jsonl"
     with path.open("ab") as file:
-        file.write(orjson.dumps({"case": case, **made, "results": results}, option=orjson.OPT_APPEND_NEWLINE))
+        line = {"case": case, **made, "results": results}
+        file.write(orjson.dumps(line, default=list, option=orjson.OPT_APPEND_NEWLINE))
     return path
