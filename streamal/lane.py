@@ -157,7 +157,8 @@ class Lane:
                 done += 1
                 if asked is not None:
                     events += self._request(instance, served[done - 1] if served else None, asked, now)
-                    break
+                    if self._fold.model.lookahead and len(self.pending):
+                        break  # the copy has learnt it, or is due
         events.append(
             InstancesDecided(
                 partition=self._partition,
@@ -178,8 +179,10 @@ class Lane:
         waiting = len(self.pending)
         pending = ((request.features, request.prediction) for request in self.pending)
         model = self._lookahead.model(self._fold.model, pending, waiting)
-        if model is self._fold.model:
-            return served[done:] if served is not None else model.predict(batch[done:])
+        if model is self._fold.model and served is not None:
+            return served[done:]
+        if not model.lookahead:
+            return model.predict(batch[done:])
         ahead = max(1, int(OUTLOOK / self._plan.budget.rate))
         return model.predict(batch[done : done + ahead])
 
@@ -208,7 +211,7 @@ class Lane:
         reason: Reason | None = None
         if drawn:
             reason, propensity = "exploration", exploration.floor
-        elif budget.may_borrow(exploration.to_come(budget.loan_end)):
+        elif budget.lends and budget.may_borrow(exploration.to_come(budget.loan_end)):
             reason, propensity = "cold_start", 1.0
         elif wanted:
             reason = "uncertainty"

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, Literal, NamedTuple
 
@@ -334,9 +335,13 @@ def best_label(prediction: Prediction) -> str | None:
     >>> best_label({"a": 0.5, "b": 0.5})
     'a'
     """
+    if len(prediction) == 2:  # twice as fast, and called for every instance
+        (first, p), (second, q) = prediction.items()
+        return second if q > p else first
     return max(prediction, key=prediction.__getitem__) if prediction else None
 
 
+@lru_cache(maxsize=256)
 def to_iso(seconds: float) -> str:
     """Return a time as ISO 8601 in UTC, to the millisecond.
 
@@ -348,6 +353,7 @@ def to_iso(seconds: float) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+@lru_cache(maxsize=256)
 def from_iso(text: str) -> float:
     """Return the seconds since 1970 of `to_iso`.
 

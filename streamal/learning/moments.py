@@ -10,7 +10,7 @@ Chan, Golub, LeVeque 1983: Algorithms for computing the sample variance.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from operator import mul
 from typing import Final
 
@@ -72,8 +72,8 @@ class MomentAccumulator:
         self.count = 0
         return taken
 
-    def _add_column(self, name: str, column: Iterable[Value]) -> None:
-        values = [value for value in column if type(value) in REAL]
+    def _add_column(self, name: str, column: Sequence[Value]) -> None:
+        values = column if REAL.issuperset(map(type, column)) else [value for value in column if type(value) in REAL]
         if not values:
             return
         first: float = values[0]  # type: ignore[assignment]

@@ -137,9 +137,15 @@ class Budget:
     def accrue(self, floor: float, timestamp: float) -> None:
         """Count one more instance; `floor` is exploration's share of it, `timestamp` the log's, in seconds."""
         self.seen += 1
-        self.tokens = min(self._cap, self.tokens + self._plan.rate - floor)
+        tokens = self.tokens + self._plan.rate - floor
+        self.tokens = tokens if tokens < self._cap else self._cap
         if timestamp > self.clock:
             self.clock = timestamp
+
+    @property
+    def lends(self) -> bool:
+        """Whether the loan may advance this instance's request at all."""
+        return self.seen <= LOAN_WITHIN and (self.seen - 1) % LOAN_EVERY == 0
 
     def may_borrow(self, to_come: int) -> bool:
         """Say whether the loan advances this request, with room kept for `to_come` exploration requests."""

@@ -24,7 +24,7 @@ from typing import Any, Final
 from streamal.messages import Features, Prediction, best_label
 from streamal.selection.strategy import Proposal, Standing, StrategySpec
 from streamal.selection.threshold import steered_rate
-from streamal.selection.utility import log_margin
+from streamal.selection.utility import TINY, top_two
 
 LATE_FROM: Final = 16
 DECAY: Final = 0.998
@@ -33,6 +33,19 @@ PRESENT: Final = 0.001
 """Share from which a class counts as present."""
 TILT: Final = 0.5
 RESCALE: Final = 1e100
+
+
+def leaders(prediction: Prediction) -> tuple[str | None, float, float]:
+    """Return the most probable class with its probability, and that of the next one.
+
+    >>> leaders({"a": 0.25, "b": 0.75})
+    ('b', 0.75, 0.25)
+    """
+    if len(prediction) == 2:
+        (a, p), (b, q) = prediction.items()
+        return (b, q, p) if q > p else (a, p, q)
+    label = best_label(prediction)
+    return (label, *top_two(prediction))
 
 
 class Ranking:
@@ -55,7 +68,8 @@ class Ranking:
         """
         total = len(self._sorted)
         upto = bisect_right(self._sorted, score)
-        ties = upto - bisect_left(self._sorted, score)
+        tied = upto and self._sorted[upto - 1] == score
+        ties = upto - bisect_left(self._sorted, score) if tied else 0
         low = (total - upto) / (total + 1)
         return low, low + (ties + 1) / (total + 1)
 
@@ -90,7 +104,7 @@ class Shares:
         weight = self._weights.get(label)
         if weight is None:
             return 1.0
-        return 1.0 - TILT + TILT * self._total / (max(1, self.present) * weight)
+        return 1.0 - TILT + TILT * self._total / ((self.present or 1) * weight)
 
     def add(self, label: str) -> None:
         """Take in a predicted class."""
@@ -98,7 +112,8 @@ class Shares:
         self._weights[label] = self._weights.get(label, 0.0) + self._increment
         self._total += self._increment
         bar = PRESENT * self._total
-        self.present = sum([weight > bar for weight in self._weights.values()])
+        weights = self._weights.values()
+        self.present = len(weights) if min(weights) > bar else sum([weight > bar for weight in weights])
         if self._increment > RESCALE:
             self._weights = {name: weight / self._increment for name, weight in self._weights.items()}
             self._total /= self._increment
@@ -115,28 +130,33 @@ class ClassConditional:
         self._shares = Shares()
 
     def propose(self, features: Features, prediction: Prediction, standing: Standing) -> Proposal:
-        """Rank the instance within its predicted class."""
+        """Rank the instance within its predicted class; called for every instance, so written for speed."""
         rate = steered_rate(standing)
-        score = log_margin(prediction)
-        label = best_label(prediction)
-        if score is None or label is None:
+        label, first, second = leaders(prediction)
+        if label is None or first == 0.0:
             return Proposal(min(1.0, rate), math.inf)
+        score = math.log(TINY if second < TINY else second) - math.log(TINY if first < TINY else first)
         rate *= self._shares.tilt(label)
         ranking = self._rankings.get(label)
-        low, high = ranking.place(_ordered(score)) if ranking else (0.0, 1.0)
+        low, high = ranking.place(math.inf if score != score else score) if ranking is not None else (0.0, 1.0)
         if standing.pending >= LATE_FROM and rate < 1.0:
-            mean = ((1.0 - low) ** 5 - (1.0 - high) ** 5) / (high - low)
-            return Proposal(min(1.0, rate * mean), score)
-        return Proposal(min(1.0, max(0.0, (rate - low) / (high - low))), score)
+            a, b = 1.0 - low, 1.0 - high
+            aa, bb = a * a, b * b
+            propensity = rate * (aa * aa * a - bb * bb * b) / (high - low)
+        else:
+            propensity = (rate - low) / (high - low)
+        return Proposal(0.0 if propensity < 0.0 else 1.0 if propensity > 1.0 else propensity, score)
 
     def update(self, features: Features, prediction: Prediction, proposal: Proposal, *, asked: bool) -> None:
         """Take the score into the window of its class."""
         label = best_label(prediction)
-        if label is None or proposal.utility == math.inf:
+        if label is None or proposal[1] == math.inf:
             return
-        if label not in self._rankings:
-            self._rankings[label] = Ranking(self._window)
-        self._rankings[label].add(_ordered(proposal.utility))
+        ranking = self._rankings.get(label)
+        if ranking is None:
+            ranking = self._rankings[label] = Ranking(self._window)
+        utility = proposal[1]
+        ranking.add(math.inf if utility != utility else utility)
         self._shares.add(label)
 
     def state(self) -> dict[str, Any]:
@@ -145,12 +165,3 @@ class ClassConditional:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Nothing to restore."""
-
-
-def _ordered(score: float) -> float:
-    """Return a score that sorts: a NaN counts as the highest.
-
-    >>> _ordered(math.nan), _ordered(-1.0)
-    (inf, -1.0)
-    """
-    return math.inf if score != score else score

@@ -31,7 +31,9 @@ class Exploration:
     requests that nobody has answered yet, since a model that learns nothing cannot choose well.
     """
 
-    __slots__ = ("_coin", "_least", "_position", "_rate", "begun", "block", "done", "epsilon", "length", "passed")
+    __slots__ = (
+        "_coin", "_least", "_position", "_rate", "begun", "block", "done", "epsilon", "floor", "length", "passed",
+    )  # fmt: skip
 
     def __init__(self, rate: float, share: float, coin: Coin, *, begin: int = 1) -> None:
         self._rate = rate
@@ -40,6 +42,8 @@ class Exploration:
         self.block = -1
         self.begun = begin
         self.length = 0
+        self.floor = 0.0
+        """The chance of each instance of this block; 0 before the first block."""
         self.epsilon = share
         self.passed = 0
         self.done = False
@@ -56,17 +60,13 @@ class Exploration:
             self.begun = seen
             self.block += 1
             self.length = block_length(min(1.0, max(self._least, unanswered)), self._rate)
+            self.floor = 1.0 / self.length
             # What rounding the length up leaves over goes to the strategy; else it would never be spent.
             self.epsilon = min(1.0, 1.0 / (self.length * self._rate))
             self.done = False
             self._position = int(self._coin.draw(self.block) * self.length)
         self.passed = seen - self.begun + 1
         return self.passed == self._position + 1
-
-    @property
-    def floor(self) -> float:
-        """The chance of each instance of this block; 0 before the first block."""
-        return 1.0 / self.length if self.length else 0.0
 
     @property
     def owed(self) -> float:
@@ -86,4 +86,5 @@ class Exploration:
         """Go on from a `state`."""
         self.block, self.begun, self.length, self.epsilon, self.passed, done = state
         self.done = bool(done)
+        self.floor = 1.0 / self.length if self.length else 0.0
         self._position = int(self._coin.draw(self.block) * self.length)

@@ -45,7 +45,7 @@ def log_margin(prediction: Prediction) -> float | None:
     first, second = top_two(prediction)
     if first == 0.0:
         return None
-    return -(math.log(max(first, TINY)) - math.log(max(second, TINY)))
+    return -(math.log(TINY if first < TINY else first) - math.log(TINY if second < TINY else second))
 
 
 def uncertainty(prediction: Prediction) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -46,6 +47,7 @@ def serve(service: Service) -> int:
         if service.server is not None:
             service.server.start()
             logger.info("listening", extra={"url": service.server.url})
+        _ease_garbage_collection()
         service.worker.run()
     except StreamalError as error:
         logger.error("ending: %s", error, extra={"error": type(error).__name__, "code": error.exit_code})
@@ -59,6 +61,16 @@ def serve(service: Service) -> int:
             service.server.stop()
     logger.info("stopped")
     return 0
+
+
+def _ease_garbage_collection() -> None:
+    """Let the collector look at new objects only, and less often: what was imported stays, and most records die young.
+
+    It took a fifth of the processor time of an instance. Higher thresholds save little more and let the memory grow.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 5, 5)
 
 
 def _watch(reporter: Reporter, done: threading.Event) -> None:
