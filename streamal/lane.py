@@ -37,6 +37,8 @@ from streamal.selection.exploration import Exploration
 from streamal.selection.registry import build
 from streamal.selection.strategy import QueryStrategy, Standing, StrategySpec
 
+CLOCK_AHEAD: Final = 60.0
+"""Seconds a record's timestamp may be ahead of this machine's clock; more would end a period before its time."""
 MOMENTS_EVERY: Final = 1_000
 MOMENTS_SPACING: Final = 1.0
 """Seconds between two records of moments of a partition, at least."""
@@ -86,6 +88,9 @@ class Lane:
         self._moments = MomentAccumulator()
         self._moments_at = -math.inf
         self.pending = PendingRequests()
+        self._latest = math.inf
+        self.taken_over_at = 0
+        """The model's version at the takeover: soft state was built with that one."""
         self.warmed_from: int | None = None
 
     @property
@@ -125,6 +130,7 @@ class Lane:
             self._strategy.restore(ledger["strategy"])
         for request in requests:
             self.pending.add(request)
+        self.taken_over_at = self._fold.version
         for outcome in outcomes:
             self.pending.remove(outcome.offset, outcome.kind, outcome.label)
         self._warm(recent)
@@ -141,6 +147,7 @@ class Lane:
     def decide(self, instances: Sequence[Instance], now: float) -> list[Event]:
         """Decide on instances in offset order; the last event counts them."""
         events: list[Event] = []
+        self._latest = now + CLOCK_AHEAD
         declined: Counter[str] = Counter()
         asked_before = self._budget.asked
         utilities: list[float] = []
@@ -195,7 +202,7 @@ class Lane:
         seen = budget.seen + 1
         unanswered = pending / (budget.asked + 1) if budget.tokens >= 0.0 else 0.0
         drawn = exploration.step(seen, unanswered)
-        budget.accrue(exploration.floor, instance.timestamp)
+        budget.accrue(exploration.floor, min(instance.timestamp, self._latest))
         standing.seen = seen
         standing.asked = budget.asked
         standing.pending = pending

@@ -132,6 +132,7 @@ INSTANCES: Final = (
     BadInput("long id", "instances", "bad_id", instance(id=SECRET * 50)),
     BadInput("label a list", "instances", "bad_label", instance(truth=[SECRET])),
     BadInput("label empty", "instances", "bad_label", instance(truth="")),
+    BadInput("label of no class", "instances", "unknown_class", instance(truth=SECRET)),
     BadInput("no cost", "instances", "bad_cost", instance(features={"price": None})),
     BadInput("negative cost", "instances", "bad_cost", instance(features={"price": -0.5})),
     BadInput("cost a string", "instances", "bad_cost", instance(features={"price": SECRET})),

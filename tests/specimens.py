@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any, Final
 
@@ -44,6 +44,7 @@ class Constant:
         self.task = task
         self.lookahead = False
         self.scales = scales
+        self.classes: Collection[str] = ()
         self.learned: list[tuple[Features, Label, float]] = []
         self.merged: list[Mapping[str, Moment]] = []
 
@@ -58,6 +59,7 @@ class Constant:
 
     def copy(self) -> Constant:
         copied = Constant(self._prediction, task=self.task, scales=self.scales)
+        copied.classes = self.classes
         copied.learned, copied.merged = list(self.learned), list(self.merged)
         return copied
 

@@ -176,7 +176,7 @@ def test_the_queue_may_fill_up_and_empties_again() -> None:
 def test_a_limit_holds_in_each_period_of_the_log_s_time(kind: str, most: float, cost: float, per_period: int) -> None:
     lane = new_lane(plan(limits=(Limit(kind, most, 100.0),)))  # type: ignore[arg-type]
     instances = [replace_cost(instance, cost) for instance in stream(1_000)]
-    requests = requests_of(lane, instances, now=5.0)
+    requests = requests_of(lane, instances, now=2_000.0)
     counts = [sum(100 * period <= request.offset < 100 * period + 100 for request in requests) for period in range(10)]
     assert max(counts) == per_period
     assert counts.count(per_period) >= 8
@@ -308,3 +308,19 @@ def test_seeds_and_partitions_decide_differently() -> None:
 
     assert offsets(0, 0) == offsets(0, 0)
     assert len({tuple(offsets(*place)) for place in ((0, 0), (0, 1), (1, 0), (1, 1))}) == 4
+
+
+def test_a_timestamp_from_the_future_does_not_end_the_period() -> None:
+    lane = new_lane(plan(limits=(Limit("count", 4, 100.0),)))
+    instances = stream(400)
+    instances[0] = instances[0]._replace(timestamp=1e12)
+    requests = [
+        request for instance in instances for request in requests_of(lane, [instance], now=float(instance.offset))
+    ]
+    assert {request.offset // 100 for request in requests} == {0, 1, 2, 3}
+
+
+def test_a_takeover_says_which_model_it_began_with() -> None:
+    lane = Lane(plan(), 0, Fold(Constant(UNSURE), version=5))
+    lane.take_over(None, (), (), ())
+    assert lane.taken_over_at == 5

@@ -12,12 +12,14 @@ import pytest
 from streamal.errors import BadRecord
 from streamal.messages import (
     LETTER_BYTES,
+    LETTER_HEADERS,
     MAX_BYTES,
     MAX_LABEL,
     VALUE,
     DeadLetter,
     LabelRequest,
     Outcome,
+    Prediction,
     Received,
     best_label,
     canonical_label,
@@ -129,6 +131,36 @@ def test_a_dead_letter_cuts_what_the_log_could_refuse() -> None:
     assert value == large[:LETTER_BYTES]
     assert dict(headers)["__streamal.errors.bytes"] == str(len(large)).encode()
     assert dict(headers)["__streamal.errors.sha256"] == hashlib.sha256(large).hexdigest().encode()
+
+
+def test_a_dead_letter_cuts_its_key_and_drops_headers_that_are_too_large() -> None:
+    headers = (("trace", b"x" * (LETTER_HEADERS // 2)), ("other", b"x" * (LETTER_HEADERS // 2)))
+    letter = DeadLetter(Received("answers", 0, 0, 0, b"k" * (LETTER_BYTES + 1), b"{}", headers), "r", "m")
+    value, kept = letter.encode()
+    assert (value, letter.key) == (b"{}", b"k" * LETTER_BYTES)
+    assert {name for name, _ in kept if not name.startswith("__streamal.")} == set()
+    assert dict(kept)["__streamal.errors.cut"] == b"key, headers"
+
+
+def test_a_dead_letter_keeps_a_key_and_headers_of_usual_size() -> None:
+    headers = (("t", b"x" * (LETTER_HEADERS - 1)),)
+    letter = DeadLetter(Received("answers", 0, 0, 0, b"k" * LETTER_BYTES, b"{}", headers), "r", "m")
+    kept = letter.encode()[1]
+    assert (letter.key, kept[0]) == (b"k" * LETTER_BYTES, headers[0])
+    assert "__streamal.errors.cut" not in dict(kept)
+    assert DeadLetter(Received("answers", 0, 0, 0, None, b"{}", ()), "r", "m").key is None
+
+
+@pytest.mark.parametrize(
+    "prediction", [{"ok": math.nan, "fraud": 0.5}, {"ok": math.nan, "b": 0.0, "c": 1.0}, {VALUE: math.nan}]
+)
+def test_a_prediction_that_is_no_number_comes_back_as_one_and_can_be_told_again(prediction: Prediction) -> None:
+    found = LabelRequest.decode(replace(REQUEST, prediction=prediction).encode())
+    assert list(found.prediction) == list(prediction)
+    assert [math.isnan(number) for number in found.prediction.values()] == [
+        math.isnan(number) for number in prediction.values()
+    ]
+    assert LabelRequest.decode(found.encode()).encode() == found.encode()
 
 
 def test_a_tombstone_stays_one() -> None:

@@ -19,9 +19,11 @@ from streamal.events import (
 )
 from streamal.lane import SamplingPlan
 from streamal.learning.fold import Fold
-from streamal.messages import LabelRequest, Received
+from streamal.messages import LETTER_BYTES, MAX_CLASSES, DeadLetter, LabelRequest, Received
 from streamal.sampler import Handover, SelectiveSampler
 from streamal.selection.budget import BudgetPlan
+from streamal.service.ledgers import Topics
+from streamal.service.outbox import Outbox
 
 EXPIRY = 100.0
 PLAN = SamplingPlan(BudgetPlan(rate=0.2, expiry=EXPIRY), strategy="periodic")
@@ -82,6 +84,57 @@ def test_an_answer_on_another_partition_is_passed_on_unchanged() -> None:
     sampler = opened(0)
     stray = answer_to("2-17")
     assert sampler.answer(0, [stray], 0.0) == [AnswerForwarded(0, 2, stray.received.key, stray.received.value or b"")]
+
+
+@pytest.mark.parametrize(("size", "kept"), [(LETTER_BYTES, LETTER_BYTES), (LETTER_BYTES + 1, None)])
+def test_a_forwarded_answer_keeps_a_key_of_usual_size_only(size: int, kept: int | None) -> None:
+    outbox = Outbox(Topics(), 0, 0.0)
+    outbox.collect([AnswerForwarded(0, 2, b"k" * size, b"{}")])
+    [append] = outbox.appends
+    assert (append.partition, append.value) == (2, b"{}")
+    assert append.key == (None if kept is None else b"k" * kept)
+
+
+def test_a_dead_letter_leaves_with_the_key_it_keeps() -> None:
+    outbox = Outbox(Topics(), 0, 0.0)
+    received = Received("answers", 0, 0, 0, b"k" * (2 * LETTER_BYTES), b"{}", ())
+    outbox.collect([RecordRefused(DeadLetter(received, "unknown", "m"))])
+    assert [append.key for append in outbox.appends] == [b"k" * LETTER_BYTES]
+
+
+def test_a_class_too_many_is_refused_and_its_request_waits_on() -> None:
+    model = Constant({"0": 1.0})
+    model.classes = [str(number) for number in range(MAX_CLASSES)]
+    sampler = SelectiveSampler([PLAN], Fold(model))
+    sampler.open(0, Handover())
+    request_id = asked(sampler).request_id
+    refused, resolved = sampler.answer(0, [answer_to(request_id, "one more"), answer_to(request_id, "7")], 1.0)
+    assert isinstance(refused, RecordRefused)
+    assert refused.letter.reason == "too_many_classes"
+    assert "one more" not in refused.letter.message
+    assert isinstance(resolved, RequestResolved)
+    assert resolved.outcome.label == "7"
+
+
+def test_below_the_bound_a_new_class_is_taken_and_so_is_any_number() -> None:
+    for classes, label in (([str(number) for number in range(MAX_CLASSES - 1)], "new"), ([], 2.5)):
+        model = Constant({})
+        model.classes = classes
+        sampler = SelectiveSampler([PLAN], Fold(model))
+        sampler.open(0, Handover())
+        [event] = sampler.answer(0, [answer_to(asked(sampler).request_id, label)], 1.0)
+        assert isinstance(event, RequestResolved)
+
+
+def test_a_replayed_label_of_a_class_too_many_leaves_its_request_waiting() -> None:
+    model = Constant({"0": 1.0})
+    model.classes = [str(number) for number in range(MAX_CLASSES)]
+    sampler = SelectiveSampler([PLAN], Fold(model))
+    lane = sampler.open(0, Handover())
+    events = sampler.see(0, stream(100, replay=True), 0.0)
+    requests = [event for event in events if isinstance(event, LabelRequested)]
+    assert len(lane.pending) == len(requests) > 0
+    assert not [event for event in events if isinstance(event, RequestResolved)]
 
 
 @pytest.mark.parametrize("case", UNMATCHED, ids=lambda case: case.name)

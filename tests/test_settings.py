@@ -137,6 +137,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("[topics]\nanswers = 'outcomes'", ["topics", "'outcomes' stands twice"]),
         ("[topics]\nanswers = 'a b'", ["topics.answers"]),
         ("[instance]\ncost = -1", ["instance.cost", "greater than 0 or the name of a feature"]),
+        ("[instance]\nmax_bytes = 262145", ["instance.max_bytes", "262144"]),
         ("[instance]\ntypes = {a = 'numbr'}", ["instance.types", "'numbr'"]),
         ("[model]\nclasses = [true]", ["model.classes"]),
         ("[model]\nfactory = 'nothing'", ["model.factory"]),

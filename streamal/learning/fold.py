@@ -52,6 +52,8 @@ class Fold:
             self.model = self._checkpoint.copy()
             for earlier in self._tail:
                 self._apply(earlier)
+            self._checkpoint = self.model.copy()
+            self._tail.clear()
             return None if isinstance(record, Moments) else ExampleSkipped(record, type(error).__name__)
         self._tail.append(record)
         return event

@@ -19,7 +19,7 @@ twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -74,6 +74,15 @@ class BudgetPlan:
         loans = deal(self.loan, partitions)
         queues = deal(self.max_pending, partitions)
         counts = [deal(int(limit.most), partitions) for limit in self.limits]
+        wholes = [("max_pending", self.max_pending)]
+        wholes += [("limits: count", int(limit.most)) for limit in self.limits if limit.kind == "count"]
+        for name, total in wholes:
+            if total < partitions:
+                message = (
+                    f"budget.{name} = {total} is shared by {partitions} partitions, so some could never ask; expected "
+                    f"{partitions} or more, or fewer partitions"
+                )
+                raise ConfigError(message)
         return [
             BudgetPlan(
                 rate=self.rate,
@@ -107,11 +116,13 @@ class Budget:
     `tokens` is the allowance for selected requests; negative while a loan is unpaid.
     """
 
-    __slots__ = ("_cap", "_plan", "asked", "clock", "refunded", "seen", "tokens", "used")
+    __slots__ = ("_cap", "_earned", "_plan", "_since", "asked", "clock", "refunded", "seen", "tokens", "used")
 
     def __init__(self, plan: BudgetPlan) -> None:
         self._plan = plan
         self._cap = plan.burst - 2.0
+        self._earned = 0.0
+        self._since = 0
         self.seen = 0
         self.asked = 0
         self.refunded = 0
@@ -131,8 +142,8 @@ class Budget:
 
     @property
     def allowed(self) -> float:
-        """What the rate alone allows by now, with refunds; the loan and exploration's advance of 1 come on top."""
-        return self._plan.rate * self.seen + self.refunded
+        """What the rates so far allow by now, with refunds; the loan and exploration's advance of 1 come on top."""
+        return self._earned + self._plan.rate * (self.seen - self._since) + self.refunded
 
     def accrue(self, floor: float, timestamp: float) -> None:
         """Count one more instance; `floor` is exploration's share of it, `timestamp` the log's, in seconds."""
@@ -197,14 +208,19 @@ class Budget:
             "refunded": self.refunded,
             "tokens": self.tokens,
             "clock": self.clock,
-            "used": list(self.used),
+            "used": [[limit.kind, limit.per, *used] for limit, used in zip(self._plan.limits, self.used, strict=True)],
+            "rate": self._plan.rate,
+            "earned": self._earned,
+            "since": self._since,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`; a limit added to the plan since begins unused."""
+        """Go on from a `state`; a plan with another rate earns by it from here on, and a new limit begins unused."""
         self.seen, self.asked, self.refunded = state["seen"], state["asked"], state["refunded"]
-        self.tokens, self.clock = state["tokens"], state["clock"]
-        used: Sequence[Sequence[float]] = state["used"]
-        self.used = [
-            (int(used[i][0]), float(used[i][1])) if i < len(used) else (0, 0.0) for i in range(len(self._plan.limits))
-        ]
+        self.tokens, self.clock = min(self._cap, state["tokens"]), state["clock"]
+        self._earned, self._since = state["earned"], state["since"]
+        if state["rate"] != self._plan.rate:
+            self._earned += state["rate"] * (self.seen - self._since)
+            self._since = self.seen
+        used = {(kind, per): (int(period), float(spent)) for kind, per, period, spent in state["used"]}
+        self.used = [used.get((limit.kind, limit.per), (0, 0.0)) for limit in self._plan.limits]

@@ -33,6 +33,7 @@ PRESENT: Final = 0.001
 """Share from which a class counts as present."""
 TILT: Final = 0.5
 RESCALE: Final = 1e100
+NEGLIGIBLE: Final = 1e-50
 
 
 def leaders(prediction: Prediction) -> tuple[str | None, float, float]:
@@ -102,7 +103,7 @@ class Shares:
         True
         """
         weight = self._weights.get(label)
-        if weight is None:
+        if not weight:
             return 1.0
         return 1.0 - TILT + TILT * self._total / ((self.present or 1) * weight)
 
@@ -115,7 +116,8 @@ class Shares:
         weights = self._weights.values()
         self.present = len(weights) if min(weights) > bar else sum([weight > bar for weight in weights])
         if self._increment > RESCALE:
-            self._weights = {name: weight / self._increment for name, weight in self._weights.items()}
+            scaled = {name: weight / self._increment for name, weight in self._weights.items()}
+            self._weights = {name: weight for name, weight in scaled.items() if weight > NEGLIGIBLE}
             self._total /= self._increment
             self._increment = 1.0
 

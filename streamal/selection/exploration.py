@@ -66,7 +66,7 @@ class Exploration:
             self.done = False
             self._position = int(self._coin.draw(self.block) * self.length)
         self.passed = seen - self.begun + 1
-        return self.passed == self._position + 1
+        return not self.done and self.passed == self._position + 1
 
     @property
     def owed(self) -> float:

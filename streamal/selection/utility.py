@@ -46,12 +46,3 @@ def log_margin(prediction: Prediction) -> float | None:
     if first == 0.0:
         return None
     return -(math.log(TINY if first < TINY else first) - math.log(TINY if second < TINY else second))
-
-
-def uncertainty(prediction: Prediction) -> float:
-    """Return ``1 - p1``, the least confidence; 1 when the prediction says nothing.
-
-    >>> uncertainty({"a": 0.75, "b": 0.25})
-    0.25
-    """
-    return 1.0 - top_two(prediction)[0]

@@ -12,6 +12,7 @@ from typing import Any, Final
 import orjson
 
 from streamal.messages import VALUE, LabelRequest, Outcome, Prediction, decode_outcome, parse_request_id, to_iso
+from streamal.selection.budget import Budget, BudgetPlan
 from streamal.service.ledgers import Pointers, Topics, decode_metadata
 from streamal.transport.log import Log, Reader, Record, TopicPartition
 
@@ -52,11 +53,12 @@ class Inspection:
             place = TopicPartition(self._topics.instances, p)
             first, end = self._log.bounds(place)
             ledger, _, position = self._left(p)
-            budget: dict[str, Any] = ledger.get("budget", {"seen": 0, "asked": 0, "refunded": 0})
-            allowed = self._rate * budget["seen"] + budget["refunded"]
+            budget = Budget(BudgetPlan(self._rate))
+            if ledger:
+                budget.restore(ledger["budget"])
             pending = sum(request.partition == p for request in waiting)
             lag = max(0, end - (first if position is None else position))
-            found.append(Standing(p, budget["seen"], budget["asked"], allowed, pending, lag))
+            found.append(Standing(p, budget.seen, budget.asked, budget.allowed, pending, lag))
         return found
 
     def waiting(self) -> list[LabelRequest]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,11 +18,13 @@ import orjson
 from streamal.decoding import InstanceDecoder
 from streamal.errors import BadRecord, LedgerLost
 from streamal.messages import Instance, LabelRequest, Outcome, decode_outcome
+from streamal.pending import REMEMBERED, PendingRequests
 from streamal.sampler import Handover
 from streamal.transport.log import Log, Membership, Reader, TopicPartition
 
 RECENT_OUTCOMES: Final = 2_000
 """Records of `outcomes` a new owner reads at least, to tell second answers from unknown ones."""
+SPARE_PLACES: Final = 64
 VERSION: Final = 1
 
 
@@ -125,13 +128,19 @@ class RequestIndex:
         """Take note of the request about the instance at `offset`."""
         self._places.append((offset, place))
 
-    def low(self, oldest: LabelRequest | None) -> int | None:
-        """Return the place of the oldest pending request and forget those before it; None if it has no place yet."""
+    def low(self, pending: PendingRequests) -> int | None:
+        """Return the place of the oldest pending request and forget those before it; None if it has no place yet.
+
+        One request that nobody answers holds the others' places behind it; those that have ended go now and then.
+        """
+        oldest = pending.oldest
         if oldest is None:
             self._places.clear()
             return None
         while self._places and self._places[0][0] < oldest.offset:
             self._places.popleft()
+        if len(self._places) > 2 * len(pending) + SPARE_PLACES:
+            self._places = deque(found for found in self._places if pending.get(found[0]) is not None)
         return self._places[0][1] if self._places and self._places[0][0] == oldest.offset else None
 
 
@@ -176,26 +185,46 @@ class Heritage:
             ledger, pointers = decode_metadata(committed.metadata)
         except (ValueError, KeyError, TypeError, orjson.JSONDecodeError) as error:
             raise LedgerLost(_lost(instances, f"its metadata is unreadable ({error})")) from None
-        requests = []
-        place = TopicPartition(self._topics.label_requests, partition)
-        for record in self._reader.read(place, pointers.requests_low, pointers.requests_end):
-            request = LabelRequest.decode(record.value or b"")
-            index.add(request.offset, record.offset)
-            requests.append(request)
+        ended, recent = self._ended(partition, pointers)
         handover = Handover(
             ledger=ledger,
-            requests=requests,
-            outcomes=self._outcomes(partition, requests, pointers.outcomes_end),
+            requests=self._waiting(partition, pointers, ended, index),
+            outcomes=recent,
             recent=self._recent(instances, first, committed.offset),
         )
         return Inheritance(committed.offset, handover, pointers, index)
 
-    def _outcomes(self, partition: int, requests: list[LabelRequest], end: int) -> list[Outcome]:
+    def _requests(self, partition: int, pointers: Pointers) -> Iterator[tuple[int, LabelRequest]]:
+        """Yield the requests from the oldest pending one on, with their places; one by one, for there may be many."""
+        place = TopicPartition(self._topics.label_requests, partition)
+        low = max(self.first(place), pointers.requests_low)
+        for record in self._reader.read(place, low, pointers.requests_end):
+            yield record.offset, LabelRequest.decode(record.value or b"")
+
+    def _ended(self, partition: int, pointers: Pointers) -> tuple[set[int], list[Outcome]]:
+        """Return the offsets of all requests that have ended since the oldest pending one, and the last outcomes."""
         outcomes = TopicPartition(self._topics.outcomes, 0)
-        first = self.first(outcomes)
-        start = min([request.model_version for request in requests[:1]] + [end - RECENT_OUTCOMES])
-        found = (decode_outcome(record.value or b"") for record in self._reader.read(outcomes, max(first, start), end))
-        return [outcome for outcome in found if isinstance(outcome, Outcome) and outcome.partition == partition]
+        start = pointers.outcomes_end - RECENT_OUTCOMES
+        for _, oldest in self._requests(partition, pointers):
+            start = min(start, oldest.model_version)
+            break
+        ended: set[int] = set()
+        recent: deque[Outcome] = deque(maxlen=REMEMBERED)
+        for record in self._reader.read(outcomes, max(self.first(outcomes), start), pointers.outcomes_end):
+            outcome = decode_outcome(record.value or b"")
+            if isinstance(outcome, Outcome) and outcome.partition == partition:
+                ended.add(outcome.offset)
+                recent.append(outcome)
+        return ended, list(recent)
+
+    def _waiting(self, partition: int, pointers: Pointers, ended: set[int], index: RequestIndex) -> list[LabelRequest]:
+        """Return the requests that wait, and take note of their places."""
+        found = []
+        for place, request in self._requests(partition, pointers):
+            if request.offset not in ended:
+                index.add(request.offset, place)
+                found.append(request)
+        return found
 
     def _recent(self, instances: TopicPartition, first: int, position: int) -> list[Instance]:
         if not self._warmup:

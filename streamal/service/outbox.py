@@ -127,7 +127,7 @@ class Outbox:
     def seal(self, holdings: Mapping[int, Holding], token: object, placed: Placed) -> Transaction:
         """Freeze what was collected; `placed` is filled in by the writer's thread, before the commit returns."""
         ledgers = {p: holding.lane.ledger() for p, holding in holdings.items() if self._touched(p)}
-        lows = {p: holdings[p].index.low(holdings[p].lane.pending.oldest) for p in ledgers}
+        lows = {p: holdings[p].index.low(holdings[p].lane.pending) for p in ledgers}
         oldest = {p: request.offset for p in ledgers if (request := holdings[p].lane.pending.oldest) is not None}
         pointers = {p: holdings[p].pointers for p in ledgers}
         for p, ledger in ledgers.items():
@@ -169,6 +169,7 @@ class Outbox:
             "answers_to": answers.next if answers else None,
             "model_version": self._version,
             "at": self.now,
+            "taken_over_at": holding.lane.taken_over_at if holding.fresh else None,
             "warmed_from": holding.lane.warmed_from if holding.fresh else None,
             "ledger_after": ledger,
         }

@@ -46,7 +46,7 @@ RESULTS: Final = ("learned", "abstained", "invalid", "skipped", "forwarded", "re
 MAX_CLASSES: Final = 20
 """Classes with a series of their own; the rest counts as `other`."""
 
-Fault = Literal["ledger_torn", "snapshot_refused", "example_skipped", "commit_refused"]
+Fault = Literal["example_skipped", "commit_refused"]
 Step = Literal["decision", "learn", "commit"]
 
 SHORT: Final = (0.00001, 0.00004, 0.00016, 0.00064, 0.00256, 0.01024, 0.04096, 0.16384, 0.65536, 2.62144)

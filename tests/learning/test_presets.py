@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import pickle
 import random
@@ -12,7 +13,7 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from river import anomaly, compose, linear_model, naive_bayes, neighbors, preprocessing
+from river import anomaly, compose, dummy, linear_model, naive_bayes, neighbors, preprocessing, stats
 
 from streamal.errors import ModelError
 from streamal.learning.moments import MomentAccumulator
@@ -286,6 +287,67 @@ def test_a_users_model_with_functions_inside_can_be_copied(factories: ModuleType
     copied = model.copy()
     model.learn({"a": 1.0}, 3.0)
     assert copied.predict([{"a": 1.0}])[0][VALUE] < model.predict([{"a": 1.0}])[0][VALUE]
+
+
+class Faulty(dummy.NoChangeClassifier):
+    """Says what it is told to say, or raises it."""
+
+    said: Any = None
+
+    def predict_proba_one(self, x: Any) -> Any:
+        if isinstance(self.said, Exception):
+            raise self.said
+        return self.said
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        RuntimeError(),
+        AssertionError(),
+        None,
+        {"p": None, "q": 0.5},
+        {"p": "much", "q": 0.5},
+        {"p": math.nan, "q": 0.5},
+        {"p": math.inf},
+        {"p": 10**400},
+    ],
+    ids=str,
+)
+def test_a_users_model_that_fails_to_predict_predicts_nothing(factories: ModuleType, said: Any) -> None:
+    faulty = Faulty()  # type: ignore[no-untyped-call]  # River leaves the constructor untyped
+    model = from_factory(offer(factories, faulty))
+    model.learn({"a": 1.0}, "p")
+    model.estimator.said = said
+    assert model.predict([{"a": 1.0}]) == [{}]
+
+
+@pytest.mark.parametrize("value", [None, math.nan, -math.inf])
+def test_a_users_regression_that_gives_no_number_predicts_nothing(
+    factories: ModuleType, monkeypatch: pytest.MonkeyPatch, value: float | None
+) -> None:
+    monkeypatch.setattr(dummy.StatisticRegressor, "predict_one", lambda *_: value)
+    regressor = dummy.StatisticRegressor(stats.Mean())  # type: ignore[no-untyped-call]
+    model = from_factory(offer(factories, regressor))
+    model.learn({"a": 1.0}, 2.0)
+    assert model.predict([{"a": 1.0}]) == [{}]
+
+
+def test_a_model_names_the_classes_it_has_learned(factories: ModuleType) -> None:
+    users = from_factory(offer(factories, naive_bayes.GaussianNB()))
+    for model in (users, make("gaussian_nb")):
+        assert list(model.classes) == []
+        for label in ("q", "p", "q"):
+            model.learn({"a": 1.0}, label)
+        copied, saved = model.copy(), pickle.loads(pickle.dumps(model))
+        model.learn({"a": 1.0}, "r")
+        assert [list(found.classes) for found in (model, copied, saved)] == [["q", "p", "r"], ["q", "p"], ["q", "p"]]
+
+
+def test_a_regression_has_no_classes(factories: ModuleType) -> None:
+    for model in (from_factory(offer(factories, linear_model.LinearRegression())), make("linear_regression")):
+        model.learn({"a": 1.0}, 3.0)
+        assert list(model.classes) == []
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamal.errors import ConfigError
 from streamal.selection.budget import Budget, BudgetPlan, Limit, deal
 from streamal.selection.coin import Coin, mix
 from streamal.selection.exploration import Exploration
@@ -153,3 +154,47 @@ def test_state_goes_on_exactly(rate: float, seed: int, cut: int) -> None:
             reference.spend(1.0, explored=True)
             blocks_once.done = True
     assert (budget.state(), exploration.state()) == (reference.state(), blocks_once.state())
+
+
+def test_another_rate_counts_from_where_it_begins() -> None:
+    before = Budget(BudgetPlan(rate=0.1))
+    for number in range(5_000):
+        before.accrue(0.0, float(number))
+    after = Budget(BudgetPlan(rate=0.02))
+    after.restore(before.state())
+    assert after.allowed == pytest.approx(500.0)
+    for number in range(1_000):
+        after.accrue(0.0, float(number))
+    assert after.allowed == pytest.approx(520.0)
+
+
+def test_what_a_limit_has_used_stays_with_that_limit() -> None:
+    daily, hourly = Limit("count", 5, 86_400.0), Limit("cost", 9.0, 3_600.0)
+    before = Budget(BudgetPlan(rate=1.0, limits=(daily,)))
+    before.accrue(0.0, 10.0)
+    before.spend(3.0, explored=False)
+    after = Budget(BudgetPlan(rate=1.0, limits=(hourly, daily)))
+    after.restore(before.state())
+    assert after.used == [(0, 0.0), (0, 1.0)]
+
+
+def test_a_block_is_drawn_from_once_even_under_another_seed() -> None:
+    for seed in range(50):
+        blocks = Exploration(0.05, 0.05, Coin(seed, 0))
+        drawn = 0
+        for number in range(1, 401):
+            if number == 200:
+                state, blocks = blocks.state(), Exploration(0.05, 0.05, Coin(seed + 1, 0))
+                blocks.restore(state)
+            if blocks.step(number, 0.0):
+                blocks.done = True
+                drawn += 1
+        assert drawn <= 1
+
+
+@pytest.mark.parametrize(
+    "plan", [BudgetPlan(rate=0.1, max_pending=3), BudgetPlan(rate=0.1, limits=(Limit("count", 3, 1.0),))]
+)
+def test_a_share_of_nothing_is_refused(plan: BudgetPlan) -> None:
+    with pytest.raises(ConfigError, match="some could never ask; expected 4 or more"):
+        plan.deal(4)

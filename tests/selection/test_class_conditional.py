@@ -162,3 +162,12 @@ def test_certainty_beyond_what_floats_hold_keeps_its_order() -> None:
         see(chosen, {"a": 1.0, "b": 10.0**-exponent})
     assert chosen.propose({}, {"a": 1.0, "b": 1e-50}, STANDING).propensity == 1.0
     assert chosen.propose({}, {"a": 1.0, "b": 1e-299}, STANDING).propensity == 0.0
+
+
+def test_a_class_that_was_not_predicted_for_ages_is_like_a_new_one() -> None:
+    shares = Shares()
+    shares.add("rare")
+    for _ in range(400_000):
+        shares.add("usual")
+    assert shares.tilt("rare") == 1.0
+    assert set(shares._weights) == {"usual"}

@@ -11,8 +11,10 @@ from specimens import Constant, Partition, stream
 
 from streamal.lane import SamplingPlan
 from streamal.messages import LabelRequest
+from streamal.pending import PendingRequests
 from streamal.selection.budget import BudgetPlan, Limit
 from streamal.service.ledgers import (
+    SPARE_PLACES,
     Pointers,
     RequestIndex,
     Topics,
@@ -106,17 +108,32 @@ def request(offset: int) -> LabelRequest:
     return LabelRequest.decode(partition.requests[0])
 
 
+def waiting(*offsets: int) -> PendingRequests:
+    pending = PendingRequests()
+    for offset in offsets:
+        pending.add(request(offset))
+    return pending
+
+
 def test_the_index_knows_where_the_oldest_pending_request_lies() -> None:
     index = RequestIndex()
-    assert index.low(None) is None
-    assert index.low(request(5)) is None
+    assert index.low(waiting()) is None
+    assert index.low(waiting(5)) is None
     for offset, place in ((5, 70), (9, 71), (12, 74)):
         index.add(offset, place)
-    assert index.low(request(5)) == 70
-    assert index.low(request(12)) == 74
-    assert index.low(request(13)) is None
+    assert index.low(waiting(5, 9)) == 70
+    assert index.low(waiting(12)) == 74
+    assert index.low(waiting(13)) is None
     index.add(13, 80)
-    assert index.low(request(13)) == 80
-    assert index.low(None) is None
+    assert index.low(waiting(13)) == 80
+    assert index.low(waiting()) is None
     index.add(20, 81)
-    assert index.low(request(20)) == 81
+    assert index.low(waiting(20)) == 81
+
+
+def test_one_request_that_nobody_answers_does_not_make_the_index_grow() -> None:
+    index, pending = RequestIndex(), waiting(0)
+    for offset in range(5_000):
+        index.add(offset, offset)
+        assert index.low(pending) == 0
+    assert len(index._places) <= 2 * len(pending) + SPARE_PLACES
