@@ -147,7 +147,8 @@ def plans_of(settings: Settings, task: Task, partitions: int) -> list[SamplingPl
 
 def instance_decoder(settings: Settings, task: Task) -> InstanceDecoder:
     """Return what turns records into instances."""
-    return InstanceDecoder(InstanceFormat(**settings.instance.model_dump(), task=task))
+    form = InstanceFormat(**settings.instance.model_dump(), task=task, classes=settings.model.classes)
+    return InstanceDecoder(form)
 
 
 def check(settings: Settings) -> Model:
@@ -189,8 +190,9 @@ def build_service(settings: Settings, log: Log) -> Service:
     task = check(settings).task
     plans = plans_of(settings, task, log.partitions(topics.instances))
     store = snapshot_store(settings)
-    fold = store.restore(lambda: build_model(settings))
-    checkpointer = Checkpointer(store, fold, settings.snapshot.every_outcomes, settings.snapshot.every)
+    build = partial(build_model, settings)
+    fold, chosen = store.restore(build), settings.snapshot
+    checkpointer = Checkpointer(store, fold, build, every_outcomes=chosen.every_outcomes, every_seconds=chosen.every)
     metrics = Metrics(
         settings.pipeline,
         settings.model.classes,
@@ -214,12 +216,11 @@ def build_service(settings: Settings, log: Log) -> Service:
         craft,
         group=settings.transport.group,
         slot=f"{settings.transport.group}-{settings.transport.slot}",
-        start_deadline=settings.transport.start_deadline,
         beat=reporter.beat,
     )
     http = settings.http
     server = Server(reporter.board, metrics, http.host, http.port, http.reveal_token()) if http.port else None
-    return Service(worker, reporter, server)
+    return Service(worker, reporter, server, settings.transport.start_deadline)
 
 
 def simulate_all(

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
@@ -186,11 +186,32 @@ def _explain_run(settings: Settings) -> None:
             found = {topic: log.partitions(topic) for topic in topics.used()}
     for topic, count in found.items():
         click.echo(f"topic {topic}: {counted(count, 'partition')}")
+    topics.check(found)
     plan = assemble.plans_of(settings, task, found[topics.instances])[0]
     click.echo(f"strategy: {plan.strategy} on {settings.model.factory or settings.model.kind} ({task})")
     loan = counted(settings.budget.cold_start_loan, "label")
     click.echo(f"budget: {plan.budget.rate:g} labels per instance, cold-start loan {loan}")
     click.echo("Everything fits together; no worker was started.")
+
+
+@main.command(
+    epilog=examples("streamal produce instances payments.jsonl", "streamal produce answers answers.jsonl")
+)
+@click.argument("topic", type=click.Choice(["instances", "answers"]))
+@click.argument("file", type=click.File("rb"), default="-")
+@config_option
+def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
+    """Append JSON lines of FILE, or of the standard input, to a topic.
+
+    It is how scripts reach the embedded log; with Kafka any producer will do.
+    """
+    from streamal import assemble
+    from streamal.service.producing import produce as append
+
+    settings = settings_of(config)
+    with closing(assemble.open_log(settings)) as log:
+        count = append(log, getattr(settings.topics, topic), file, answers=topic == "answers")
+    click.echo(f"{counted(count, 'record')} appended")
 
 
 @main.command(
@@ -373,7 +394,8 @@ def check(config: Path | None) -> None:
 
     settings = settings_of(config)
     assemble.check(settings)
-    click.echo("the configuration is valid")
+    read = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
+    click.echo(f"{read} is valid" if read else "there is no streamal.toml here; the defaults are valid")
 
 
 @config.command(epilog=examples("streamal config show"))
@@ -496,7 +518,7 @@ def status(as_json: bool, config: Path | None) -> None:
 
     loan = (
         total["asked"] > total["allowed"]
-        and "allowed: by the rate; what is beyond it is the cold-start loan, to be paid back"
+        and "asked may pass allowed, by 1 on each partition or by the cold-start loan, and never further"
     )
     found = Table("partition", caption=loan or None)
     for column in total:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final, NoReturn, get_args
 
@@ -38,7 +38,6 @@ from streamal.transport.log import Record
 
 NAME: Final = re.compile(rf"[\w .:/-]{{1,{MAX_NAME}}}")
 KNOWN_NAMES: Final = 10_000
-MAX_CLASSES: Final = 1_000
 MAX_ID: Final = 256
 MAX_DEPTH: Final = 100
 """Levels of a display; the writer of JSON refuses at 254, and the label request around it takes some."""
@@ -102,7 +101,7 @@ class InstanceFormat:
 
     `features = ""` takes the whole object without the other named fields. `types` declares features as `number`,
     `string` or `boolean`; a declared one of another type is refused. `cost` is a number, or names the feature that
-    holds what the label of this instance costs.
+    holds what the label of this instance costs. `classes` lists the classes a label may have, empty for any.
     """
 
     id: str = "id"
@@ -114,6 +113,7 @@ class InstanceFormat:
     max_bytes: int = MAX_BYTES
     max_features: int = MAX_FEATURES
     task: Task = "classification"
+    classes: Sequence[str] = ()
 
 
 class InstanceDecoder:
@@ -127,6 +127,7 @@ class InstanceDecoder:
         )
         self._declared = {name: TYPES[kind] for name, kind in form.types.items()}
         self._names: set[str] = set()
+        self._classes = frozenset(form.classes)
 
     def __call__(self, record: Record) -> Instance:
         """Decode one record.
@@ -175,7 +176,7 @@ class InstanceDecoder:
 
     def _label(self, found: dict[str, Any]) -> Label | None:
         label = self._find_label(found) if self._find_label else None
-        return None if label is None else canonical_label(label, self._form.task)
+        return None if label is None else _checked(label, self._form.task, self._classes)
 
     def _check(self, features: Features) -> None:
         if len(features) > self._form.max_features:
@@ -264,13 +265,20 @@ def _kind(found: object) -> AnswerKind:
     raise BadRecord("bad_kind", f"kind must be one of {', '.join(KINDS)}")
 
 
+def _checked(found: object, task: Task, classes: Set[str]) -> Label:
+    """Return a label in its canonical form, a class being one of `classes` unless there are none."""
+    label = canonical_label(found, task)
+    if classes and isinstance(label, str) and label not in classes:
+        raise BadRecord("unknown_class", "the label is none of model.classes")
+    return label
+
+
 class AnswerDecoder:
     """Turns records into answers; `classes` lists the classes allowed, empty for any."""
 
     def __init__(self, task: Task, classes: Sequence[str] = (), max_bytes: int = MAX_BYTES) -> None:
         self._task = task
-        self._closed = frozenset(classes)
-        self._met: set[str] = set()
+        self._classes = frozenset(classes)
         self._max_bytes = max_bytes
 
     def __call__(self, record: Record) -> Answer:
@@ -293,15 +301,7 @@ class AnswerDecoder:
         label = self._label(found) if kind == "label" else None
         return Answer(request_id, kind, label, annotator, received(record))
 
-    def _label(self, found: dict[str, Any]) -> str | float:
+    def _label(self, found: dict[str, Any]) -> Label:
         if found.get("label") is None:
             raise BadRecord("missing_label", "an answer of kind label carries a label")
-        label = canonical_label(found["label"], self._task)
-        if isinstance(label, str):
-            if self._closed and label not in self._closed:
-                raise BadRecord("unknown_class", "the label is none of model.classes")
-            if label not in self._met:
-                if len(self._met) >= MAX_CLASSES:
-                    raise BadRecord("too_many_classes", f"more than {MAX_CLASSES} classes; list them in model.classes")
-                self._met.add(label)
-        return label
+        return _checked(found["label"], self._task, self._classes)

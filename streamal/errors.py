@@ -13,7 +13,7 @@ Each message says what was expected, what came, the likely cause and the cure.
     └── TransportError     the log cannot be reached or did not do what was asked
         ├── TopicMissing       a topic does not exist or has the wrong number of partitions
         ├── CommitRefused      a commit did not go through: fenced, expelled, or in the midst of a rebalance
-        └── DeadlineMissed     a start-up phase or a commit took longer than it may
+        └── DeadlineMissed     a start without progress, or a commit, took longer than it may
 
 `exit_code` is what the process ends with when the error reaches its outer edge. `retriable` says that the same worker
 may go on after dropping what it collected; everything else ends the process, and the supervisor starts a new one.
@@ -82,6 +82,6 @@ class CommitRefused(TransportError):
 
 
 class DeadlineMissed(TransportError):
-    """A start-up phase or a commit took longer than it may."""
+    """A start without progress, or a commit, took longer than it may."""
 
     exit_code = 7

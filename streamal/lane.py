@@ -19,6 +19,7 @@ from streamal.learning.fold import Fold
 from streamal.learning.lookahead import Lookahead
 from streamal.learning.moments import MomentAccumulator
 from streamal.messages import (
+    MAX_CLASSES,
     Answer,
     Instance,
     Label,
@@ -240,7 +241,7 @@ class Lane:
     def _request(
         self, instance: Instance, served: Prediction | None, asked: tuple[float, float, Reason, bool], now: float
     ) -> list[Event]:
-        """Make the label request; where the instance brought its own label, the outcome follows at once."""
+        """Make the label request; where the instance brought a label that is taken, the outcome follows at once."""
         utility, propensity, reason, would_select = asked
         if served is None:
             served = self._fold.model.predict([instance.features])[0]
@@ -265,9 +266,14 @@ class Lane:
         self.pending.add(request)
         self._lookahead.asked(instance.features, served)
         events: list[Event] = [LabelRequested(request)]
-        if instance.label is not None:
+        if instance.label is not None and self.takes(instance.label):
             events.append(self._end(request, "learned", instance.label, REPLAY, now))
         return events
+
+    def takes(self, label: Label) -> bool:
+        """Say whether the model has learned this class, or may learn one more."""
+        classes = self._fold.model.classes
+        return not isinstance(label, str) or label in classes or len(classes) < MAX_CLASSES
 
     def resolve(self, offset: int, answer: Answer, now: float) -> RequestResolved:
         """End a waiting request by an answer."""

@@ -33,7 +33,14 @@ MAX_NUMBER: Final = 1e100
 MAX_INTEGER: Final = 2**53
 """Larger integers are not exact as floats."""
 LETTER_BYTES: Final = 4_096
-"""What a dead letter keeps of a value that was too large; a full copy could itself be refused by the log."""
+"""What a dead letter keeps of a value that was too large; a full copy could itself be refused by the log.
+
+Also the longest key that is kept whole, in a dead letter or in an answer that is passed on.
+"""
+LETTER_HEADERS: Final = 16_384
+"""Bytes of original headers, names included, that a dead letter keeps; if there are more, it keeps none."""
+MAX_CLASSES: Final = 1_000
+"""Classes a model may have met before further ones are refused; answers on their way to it are not counted."""
 
 Value = float | int | str | bool | None
 Features = Mapping[str, Value]
@@ -274,19 +281,30 @@ def decode_outcome(value: bytes) -> Outcome | Moments:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """A refused record as it came, with why and where it lay; features and labels are never quoted in `message`."""
+    """A refused record as it came, with why and where it lay; features and labels are never quoted in `message`.
+
+    The whole letter is bounded, since the log would refuse a larger one: value, key and headers.
+    """
 
     received: Received
     reason: str
     message: str
 
+    @property
+    def key(self) -> bytes | None:
+        """The key of the record on `dead-letters`, cut if it was too long."""
+        key = self.received.key
+        return key if key is None else key[:LETTER_BYTES]
+
     def encode(self) -> tuple[bytes | None, list[tuple[str, bytes]]]:
         """Return value and headers of the record on `dead-letters`; a value that was too large is cut, with its hash.
 
-        Original headers are kept; a null header becomes empty, since not every client can write one.
+        Original headers are kept unless they are too large; a null header becomes empty, since not every client can
+        write one. The header `__streamal.errors.cut` names what is not whole: value, key, headers.
         """
         value = self.received.value
         headers = [(name, content or b"") for name, content in self.received.headers]
+        cut = []
         context: dict[str, object] = {
             "reason": self.reason,
             "exception": BadRecord.__name__,
@@ -300,6 +318,14 @@ class DeadLetter:
             context["bytes"] = len(value)
             context["sha256"] = sha256(value).hexdigest()
             value = value[:LETTER_BYTES]
+            cut.append("value")
+        if self.key != self.received.key:
+            cut.append("key")
+        if sum(len(name.encode()) + len(content) for name, content in headers) > LETTER_HEADERS:
+            headers.clear()
+            cut.append("headers")
+        if cut:
+            context["cut"] = ", ".join(cut)
         headers += [(f"__streamal.errors.{name}", str(content).encode()) for name, content in context.items()]
         return value, headers
 
@@ -320,13 +346,15 @@ def describe(prediction: Prediction) -> Mapping[str, Any]:
 
 
 def read_prediction(found: Mapping[str, Any]) -> Prediction:
-    """Return a prediction from its form on the wire.
+    """Return a prediction from its form on the wire, where null stands for what is no number.
 
     >>> read_prediction(describe({"ok": 1.0})), read_prediction(describe({VALUE: 1.5}))
     ({'ok': 1.0}, {'': 1.5})
+    >>> read_prediction({"value": None})
+    {'': nan}
     """
-    prediction: Prediction = found.get("probabilities", {})
-    return {VALUE: found["value"]} if "value" in found else prediction
+    numbers = {VALUE: found["value"]} if "value" in found else found.get("probabilities", {})
+    return {name: math.nan if number is None else number for name, number in numbers.items()}
 
 
 def best_label(prediction: Prediction) -> str | None:

@@ -23,7 +23,16 @@ from streamal.events import (
 )
 from streamal.lane import Lane, SamplingPlan
 from streamal.learning.fold import Fold
-from streamal.messages import Answer, DeadLetter, Instance, LabelRequest, Moments, Outcome, parse_request_id
+from streamal.messages import (
+    MAX_CLASSES,
+    Answer,
+    DeadLetter,
+    Instance,
+    LabelRequest,
+    Moments,
+    Outcome,
+    parse_request_id,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +108,9 @@ class SelectiveSampler:
             return RecordRefused(DeadLetter(answer.received, *lane.why_unmatched(target, offset, answer)))
         if answer.kind == "skip":
             return RequestSkipped(partition, answer.request_id)
+        if answer.label is not None and not lane.takes(answer.label):
+            message = f"the model has learned {MAX_CLASSES} classes and takes no further ones; see model.classes"
+            return RecordRefused(DeadLetter(answer.received, "too_many_classes", message))
         return lane.resolve(offset, answer, now)
 
     def tick(self, now: float) -> list[Event]:

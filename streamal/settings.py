@@ -196,7 +196,7 @@ class Transport(Section):
     """The Kafka client library."""
     group: str = Field(default="streamal", pattern=TOPIC)
     """The consumer group; workers with the same one share the partitions. It holds the positions and the ledgers: a
-    new name starts the stream and the budget anew.
+    new start of stream and budget needs a new name here and new topics besides.
     """
     slot: int = Field(default=0, ge=0, le=9999)
     """Number of this process within the group, stable over restarts (a pod's ordinal). A second process with the
@@ -207,8 +207,8 @@ class Transport(Section):
     cause rebalances. 6s is the least that brokers accept by default.
     """
     start_deadline: Duration = Field(default=60.0, ge=1.0, le=3600.0)
-    """How long each phase of the start may take before the process gives up and is restarted. More for very long
-    outcome topics; 60s folds three million outcomes of a linear model, one million of a tree.
+    """How long the start may go without progress before the process gives up and is restarted; folding the outcomes
+    counts as progress. More where brokers answer slowly.
     """
     path: str = Field(default="streamal.db", min_length=1)
     """File of the embedded log, from the working directory on."""
@@ -276,8 +276,10 @@ class Instance(Section):
     """Expected types, as {amount = "number"}; a declared feature of another type is refused. Undeclared ones are
     taken as they come.
     """
-    max_bytes: int = Field(default=262_144, ge=64, le=16_777_216)
-    """Bytes of a record, more are refused unread: parsing 10 MB would stop the loop for 0.4 s."""
+    max_bytes: int = Field(default=262_144, ge=64, le=262_144)
+    """Bytes of a record, more are refused unread. Written anew in a label request, features can become up to four times
+    as large, and Kafka by default takes no record above 1 MiB; so this can be lowered but not raised.
+    """
     max_features: int = Field(default=1_000, ge=1, le=100_000)
     """Features of an instance, more are refused: a model remembers every name it has ever met."""
     cost: float | str = 1.0

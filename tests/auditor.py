@@ -257,7 +257,7 @@ def saved(stage: Stage, slot: int, trusted: Sequence[str] = ()) -> tuple[Model, 
     settings = stage.settings_of(slot)
     path = Path(settings.snapshot.directory) / f"{settings.pipeline}-{slot}.snapshot"
     key = Path(settings.snapshot.key_file).read_bytes()
-    return snapshot.load(path.read_bytes(), config_hash=assemble.config_hash(settings), key=key, trusted=trusted)
+    return snapshot.load(path.read_bytes(), config_hash=assemble.config_hash(settings), key=key, trusted=trusted)[:2]
 
 
 def check_models(stage: Stage, *slots: int, trusted: Sequence[str] = ()) -> None:

@@ -177,7 +177,7 @@ def test_a_config_is_written_checked_and_shown(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == example_toml()
     assert "exists" in call("config", "init", code=1).stderr
     path.write_text("[budget]\nrate = 0.1\n", encoding="utf-8")
-    assert call("config", "check").stdout == "the configuration is valid\n"
+    assert call("config", "check").stdout == "streamal.toml is valid\n"
     assert "rate = 0.1\n" in call("config", "show").stdout
     call("config", "init", "--force")
     assert load(path) == load(None)
@@ -480,3 +480,24 @@ def test_a_worker_that_cannot_be_built_is_not_started_again(
     _, said = process.communicate(timeout=60)
     assert process.returncode == errors.ModelError.exit_code
     assert said.count("model.kind must be one of") == 1
+
+
+def test_lines_from_a_script_reach_the_embedded_log(tmp_path: Path) -> None:
+    instances = tmp_path / "instances.jsonl"
+    instances.write_text("".join(json.dumps({"id": f"i{n}", "features": {"x": n}}) + "\n" for n in range(7)) + "\n")
+    assert "7 records appended" in call("produce", "instances", instances).output
+    assert "2 records appended" in call("produce", "instances", input='{"features": {}}\n{"features": {}}\n').output
+    log = assemble.open_log(load(None))
+    ends = [log.bounds(TopicPartition("instances", p))[1] for p in range(4)]
+    assert ends == [3, 2, 2, 2]
+    call("produce", "answers", input='{"request_id": "2-0", "label": "ok"}\n')
+    assert [log.bounds(TopicPartition("answers", p))[1] for p in range(4)] == [0, 0, 1, 0]
+    log.close()
+
+
+@pytest.mark.parametrize(
+    ("topic", "line", "cause"),
+    [("instances", "[1]", "came list"), ("instances", "{x", "line 1"), ("answers", '{"label": "ok"}', "request_id")],
+)
+def test_lines_that_no_worker_could_read_are_named(topic: str, line: str, cause: str) -> None:
+    assert cause in call("produce", topic, input=line + "\n", code=2).output

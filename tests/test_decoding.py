@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamal import decoding, messages
+from streamal.assemble import instance_decoder
 from streamal.decoding import AnswerDecoder, InstanceDecoder, InstanceFormat, received
 from streamal.errors import BadRecord
 from streamal.messages import MAX_CLASSES, LabelRequest, Received
+from streamal.settings import Settings
 
 PLAIN = InstanceFormat()
 
@@ -168,6 +170,13 @@ def test_an_answer_of_another_kind_carries_no_label(kind: str) -> None:
 def test_an_answer_may_say_more_than_we_read() -> None:
     found = AnswerDecoder("classification")(record(answer("3-41", answered_at="2026-11-21T10:00:00Z", revision=2)))
     assert (found.request_id, found.kind, found.label) == ("3-41", "label", "ok")
+
+
+def test_replayed_labels_are_held_to_the_classes_of_the_model() -> None:
+    chosen = Settings.model_validate({"instance": {"label": "y"}, "model": {"classes": list(CLASSES)}})
+    decoder = instance_decoder(chosen, "classification")
+    assert decoder(record(b'{"features": {}, "y": "fraud"}')).label == "fraud"
+    assert refusal(decoder, b'{"features": {}, "y": "other"}') == "unknown_class"
 
 
 def test_answers_to_nothing_do_not_use_up_the_classes() -> None:

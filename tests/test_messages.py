@@ -129,6 +129,7 @@ def test_a_dead_letter_cuts_what_the_log_could_refuse() -> None:
     large = b"x" * (MAX_BYTES + 1)
     value, headers = DeadLetter(Received("instances", 0, 0, 0, None, large, ()), "too_large", "m").encode()
     assert value == large[:LETTER_BYTES]
+    assert dict(headers)["__streamal.errors.cut"] == b"value"
     assert dict(headers)["__streamal.errors.bytes"] == str(len(large)).encode()
     assert dict(headers)["__streamal.errors.sha256"] == hashlib.sha256(large).hexdigest().encode()
 

@@ -119,8 +119,10 @@ def show(request: LabelRequest, number: int, total: int, choices: Choices) -> st
     keys = [f"[{key}] {name}" for key, name in choices.keyed.items()]
     keys += [f"[0] {choices.typed}"] if choices.typed else []
     keys += ["[u] unsure", "[i] invalid", "[s] skip", "[q] quit"]
-    shown: Any = request.features if request.display is None else request.display
-    lines = shown.items() if isinstance(shown, Mapping) else [("", shown)]
+    shown: Any = request.display
+    lines: list[tuple[str, Any]] = list(request.features.items())
+    if shown is not None:
+        lines = [*(shown.items() if isinstance(shown, Mapping) else [("", shown)]), *lines]
     body = "\n".join(f"    {name:<24} {value}" if name else f"    {value}" for name, value in lines)
     title = f"\n{number} of {total}   {request.instance_id}   (request {request.request_id}, {request.reason})"
     return f"{title}\n{body}\n  {'  '.join(keys)}"

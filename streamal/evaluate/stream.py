@@ -20,6 +20,7 @@ from streamal.errors import BadRecord, ConfigError
 from streamal.messages import MAX_NUMBER, Features, Label, Task, Value, canonical_label
 
 KINDS: Final[Mapping[str, str]] = {"csv": "CSV", "jsonl": "JSON lines"}
+DESCRIPTIVE: Final = frozenset({"id", "display"})
 SCALARS: Final = frozenset({float, int, str, bool, type(None)})
 
 
@@ -67,6 +68,9 @@ def _row(line: str) -> dict[str, Any]:
     if not isinstance(found, dict) or not isinstance(features := found.pop("features", {}), dict):
         message = "the line must be a JSON object, and its features, if there are any, an object as well"
         raise ValueError(message)
+    if features:
+        # an instance as on the wire: what else it carries describes it, and is not learned from
+        found = {name: value for name, value in found.items() if name not in DESCRIPTIVE}
     return {**found, **features}
 
 

@@ -9,6 +9,7 @@ and goes on. Every worker does so at the same record.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from hashlib import sha256
 from typing import Final
 
 from streamal.events import ExampleLearned, ExampleSkipped
@@ -19,17 +20,28 @@ CHECKPOINT_EVERY: Final = 1_000
 
 
 class Fold:
-    """The served model and its version: the offset after the last folded record of `outcomes`."""
+    """The served model and its version: the offset after the last folded record of `outcomes`.
 
-    def __init__(self, model: Model, version: int = 0) -> None:
+    `last` is the fingerprint of that record, by which another log is known; "" before the first.
+    """
+
+    def __init__(self, model: Model, version: int = 0, last: str = "") -> None:
         self.model = model
         self.version = version
+        self.last = last
         self._checkpoint = model.copy()
         self._tail: list[Outcome | Moments] = []
+
+    def begin_anew(self, model: Model) -> None:
+        """Forget all that was folded, for everyone who shares this fold; `model` is a fresh one."""
+        self.model, self.version, self.last = model, 0, ""
+        self._checkpoint = model.copy()
+        self._tail.clear()
 
     def fold(self, records: Iterable[tuple[int, Outcome | Moments]]) -> list[ExampleLearned | ExampleSkipped]:
         """Fold records with their offsets; returns what was learned or left out."""
         events: list[ExampleLearned | ExampleSkipped] = []
+        record: Outcome | Moments | None = None
         for offset, record in records:
             if isinstance(record, Moments) or record.kind == "learned":
                 self._remember()
@@ -37,6 +49,8 @@ class Fold:
                 if event is not None:
                     events.append(event)
             self.version = offset + 1
+        if record is not None:
+            self.last = fingerprint(record)
         return events
 
     def _remember(self) -> None:
@@ -69,3 +83,12 @@ class Fold:
         self.model.learn(record.features, record.label, record.weight)
         hit = None if VALUE in prediction else best_label(prediction) == record.label
         return ExampleLearned(record, prediction, hit)
+
+
+def fingerprint(record: Outcome | Moments) -> str:
+    """Return what tells a record of `outcomes` from those of other logs at the same offset.
+
+    >>> fingerprint(Moments(0, 2, {}))
+    '495f877ac4e62566'
+    """
+    return sha256(record.encode()).hexdigest()[:16]

@@ -10,12 +10,20 @@ can never poison a tree. Before the first example a classifier predicts `{}`; a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
 from streamal.messages import Features, Moment, Prediction
 
-FAILURES: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+FAILURES: Final = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 """What an estimator may raise over an instance it cannot take."""
 
 
@@ -33,6 +41,10 @@ class Model(Protocol):
     @property
     def scales(self) -> bool:
         """Whether `merge` has an effect; where it has none, nobody gathers moments."""
+
+    @property
+    def classes(self) -> Collection[str]:
+        """The classes learned so far, none for a regression; how many there may be is for the caller to bound."""
 
     def predict(self, batch: Sequence[Features]) -> list[Prediction]:
         """Predict each instance; changes nothing, not even on names never seen, and never raises for valid features."""

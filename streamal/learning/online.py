@@ -11,8 +11,9 @@ strings.
 from __future__ import annotations
 
 import copy
+import math
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
 from streamal.learning.encoding import Columns, Encoding
@@ -74,6 +75,11 @@ class OnlineModel:
     def scales(self) -> bool:
         """Whether the scaling is fed by moments."""
         return self._scaling is not None and self._scaling_rows == "all"
+
+    @property
+    def classes(self) -> Collection[str]:
+        """The classes, in the order they were first learned."""
+        return self._labels.keys()
 
     def predict(self, batch: Sequence[Features]) -> list[Prediction]:
         """Predict each instance; `{}` before the first example. Only the scorer is kept for the next batch."""
@@ -154,6 +160,7 @@ class FactoryModel:
         self._task = task
         self._weighted = weighted
         self._known: dict[str, None] = {}
+        self._labels: dict[str, None] = {}
 
     @property
     def task(self) -> Task:
@@ -170,6 +177,11 @@ class FactoryModel:
         """Never: its transformers are its own."""
         return False
 
+    @property
+    def classes(self) -> Collection[str]:
+        """The classes, in the order they were first learned."""
+        return self._labels.keys()
+
     def predict(self, batch: Sequence[Features]) -> list[Prediction]:
         """Predict each instance; `{}` before the first example."""
         if not self._known:
@@ -180,6 +192,8 @@ class FactoryModel:
         """Learn one labelled example, with its weight if the last step takes one."""
         present = {name: value for name, value in features.items() if value is not None}
         self._known.update(dict.fromkeys(present))
+        if self._task == "classification":
+            self._labels[str(label)] = None
         if self._weighted and weight != UNWEIGHTED:
             self.estimator.learn_one(present, label, w=weight)
         else:
@@ -196,9 +210,11 @@ class FactoryModel:
         known = {name: value for name, value in features.items() if value is not None and name in self._known}
         try:
             if self._task == "regression":
-                return {VALUE: float(self.estimator.predict_one(known))}
-            found = self.estimator.predict_proba_one(known)
+                prediction = {VALUE: float(self.estimator.predict_one(known))}
+            else:
+                found = self.estimator.predict_proba_one(known)
+                prediction = {str(label): float(probability) for label, probability in found.items()}
         except FAILURES:
             # A pipeline that cannot take an instance knows nothing about it; the loop must not end over it.
             return {}
-        return {str(label): float(probability) for label, probability in found.items()}
+        return prediction if all(map(math.isfinite, prediction.values())) else {}

@@ -19,13 +19,13 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from streamal.errors import ConfigError, ModelError, SnapshotRefused
 from streamal.learning.model import Model
 from streamal.learning.online import PROTOCOL, FactoryModel, OnlineModel
 
-FORMAT: Final = "streamal-snapshot/1"
+FORMAT: Final = "streamal-snapshot/2"
 MAGIC: Final = b"SALS"
 SIGNATURE_BYTES: Final = hashlib.sha256().digest_size
 LENGTH_BYTES: Final = 4
@@ -61,15 +61,24 @@ WITH_FILES: Final = ("river.datasets", "river.stream", "river.evaluate", "river.
 """Parts of River that read, download or run things, and are no part of any model."""
 
 
-def dump(model: Model, *, model_version: int, config_hash: str, key: bytes) -> bytes:
+class Snapshot(NamedTuple):
+    """A model, its version, and the fingerprint of the record of `outcomes` that it folded last."""
+
+    model: Model
+    version: int
+    last: str
+
+
+def dump(model: Model, *, model_version: int, config_hash: str, key: bytes, last: str = "") -> bytes:
     """Return the model as signed bytes: magic, length of the header, header (JSON), pickle, signature.
 
-    `key` is a secret of 16 bytes or more; `config_hash` stands for every setting the model depends on.
+    `key` is a secret of 16 bytes or more; `config_hash` stands for every setting the model depends on,
+    `last` for the record that was folded last.
 
     Raises:
         ModelError: the model holds something that cannot be pickled, such as a lambda in a factory's pipeline.
     """
-    header = json.dumps({**expected_header(config_hash), "model_version": model_version}).encode()
+    header = json.dumps({**expected_header(config_hash), "model_version": model_version, "last": last}).encode()
     try:
         payload = pickle.dumps(model, PROTOCOL)
     except (pickle.PicklingError, AttributeError, TypeError, RecursionError) as error:
@@ -81,8 +90,8 @@ def dump(model: Model, *, model_version: int, config_hash: str, key: bytes) -> b
     return content + sign(content, key)
 
 
-def load(blob: bytes, *, config_hash: str, key: bytes, trusted: Sequence[str] = ()) -> tuple[Model, int]:
-    """Return model and version; `trusted` names further packages whose classes may be loaded, for a factory's models.
+def load(blob: bytes, *, config_hash: str, key: bytes, trusted: Sequence[str] = ()) -> Snapshot:
+    """Return what was dumped; `trusted` names further packages whose classes may be loaded, for a factory's models.
 
     Raises:
         SnapshotRefused: unsigned, altered, cut off, of other versions or another config, or holding what is
@@ -96,7 +105,7 @@ def load(blob: bytes, *, config_hash: str, key: bytes, trusted: Sequence[str] = 
     end = start + int.from_bytes(content[len(MAGIC) : start])
     header = json.loads(content[start:end])
     check_header(header, expected_header(config_hash))
-    return unpickle(content[end:], trusted), header["model_version"]
+    return Snapshot(unpickle(content[end:], trusted), header["model_version"], header["last"])
 
 
 def sign(content: bytes, key: bytes) -> bytes:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
 from streamal.decoding import InstanceDecoder
-from streamal.errors import BadRecord, LedgerLost
+from streamal.errors import BadRecord, LedgerLost, TopicMissing
 from streamal.messages import Instance, LabelRequest, Outcome, decode_outcome
 from streamal.pending import REMEMBERED, PendingRequests
 from streamal.sampler import Handover
@@ -57,6 +57,20 @@ class Topics:
             if name
         }
         return found | {self.outcomes: 1, self.snapshots: 1, self.control: 1}
+
+    def check(self, found: Mapping[str, int]) -> None:
+        """Compare the partitions found with those of `instances`.
+
+        Raises:
+            TopicMissing: a topic has another number than it should.
+        """
+        for topic, expected in self.partitions(found[self.instances]).items():
+            if found.get(topic, expected) != expected:
+                message = (
+                    f"topic '{topic}' has {found[topic]} partitions; expected {expected}, since '{self.instances}' has "
+                    f"{found[self.instances]}: recreate it, or name another one under [topics]"
+                )
+                raise TopicMissing(message)
 
     def used(self) -> list[str]:
         """Return the topics a worker cannot do without."""
@@ -246,7 +260,8 @@ class Heritage:
 
 def _lost(partition: TopicPartition, cause: str) -> str:
     return (
-        f"{partition.topic}-{partition.partition} has been decided on before, but {cause}; a group's positions expire "
-        "after 7 days without members, and a plain offset reset wipes the ledger. Nothing is decided without one. Use "
-        "the former transport.group, or new topics for a new start."
+        f"there are decisions on {partition.topic}-{partition.partition}, or on another stream in the same topics, but "
+        f"{cause}; a group's positions expire after 7 days without members, and a plain offset reset wipes the ledger. "
+        "Nothing is decided without one. Use the former transport.group, or topics of its own for each stream and each "
+        "new start."
     )

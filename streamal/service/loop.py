@@ -31,7 +31,11 @@ logger = logging.getLogger(__name__)
 POLL_LIMIT: Final = 2_000
 IDLE_WAIT: Final = 0.1
 MOST_COLLECTED: Final = 50_000
-"""Instances collected while a commit is in flight, after which the loop waits for it and leaves it the processor."""
+"""Instances, or answers, collected while a commit is in flight, after which the loop waits for it."""
+MOST_BYTES: Final = 64 * 2**20
+"""The same for the size of what is to be appended."""
+MOST_FOLDED: Final = 5_000
+"""Records of `outcomes` folded per transaction, about: more of them would keep the instances waiting."""
 SETTLE_WITHIN: Final = 8.0
 
 Step = Literal["decision", "learn", "commit"]
@@ -135,12 +139,15 @@ class Loop:
         self._hand_over(outbox)
 
     def finish(self) -> None:
-        """Commit what is collected and wait until it is through; called once, when the loop has ended."""
-        self._committer.wait(SETTLE_WITHIN)
+        """Commit what is collected and wait until it is through, `SETTLE_WITHIN` seconds in all; called once, last."""
+        deadline = time.monotonic() + SETTLE_WITHIN
+        if not self._committer.wait(SETTLE_WITHIN):
+            logger.warning("the last commit is still in flight; what was collected since is left to the next worker")
+            return
         self._settle()
         if self._outbox is not None and not self._outbox.empty and self._epoch is not None:
             self._submit(self._outbox)
-            self._committer.wait(SETTLE_WITHIN)
+            self._committer.wait(max(0.0, deadline - time.monotonic()))
             self._settle()
 
     def _patience(self) -> float:
@@ -198,7 +205,7 @@ class Loop:
     def _begin(self) -> Outbox:
         """Begin a transaction: learn, match answers, let requests expire."""
         craft = self._craft
-        followed = self._follower.poll(0.0)
+        followed = self._follow()
         learned = fold(craft.sampler, followed, craft.observer)
         craft.checkpoint()
         outbox = self._outbox = Outbox(craft.topics, craft.sampler.version, round(craft.clock(), 3))
@@ -212,6 +219,13 @@ class Loop:
             self._match(outbox, record)
         outbox.collect(craft.sampler.tick(outbox.now))
         return outbox
+
+    def _follow(self) -> list[Record]:
+        """Return the outcomes that have come since: all of them, unless that would take too long."""
+        followed: list[Record] = []
+        while len(followed) < MOST_FOLDED and (found := self._follower.poll(0.0)):
+            followed += found
+        return followed
 
     def _match(self, outbox: Outbox, record: Record) -> None:
         """Match one answer with the request it is for."""
@@ -244,12 +258,13 @@ class Loop:
 
     def _hand_over(self, outbox: Outbox) -> None:
         """Submit the transaction when it is due; an empty one only begins anew, so that new outcomes are learned."""
-        if time.monotonic() - self._begun < self._craft.commit_interval:
+        full = max(outbox.instances, len(self._held)) >= MOST_COLLECTED or outbox.size >= MOST_BYTES
+        if not full and time.monotonic() - self._begun < self._craft.commit_interval:
             return
         if outbox.empty:
             self._outbox = None
             return
-        if self._committer.busy and outbox.instances >= MOST_COLLECTED:
+        if full and self._committer.busy:
             self._committer.wait(SETTLE_WITHIN)
         if not self._committer.busy:
             self._settle()

@@ -23,7 +23,7 @@ from streamal.events import (
     RequestResolved,
 )
 from streamal.lane import Lane
-from streamal.messages import SCHEMA_HEADERS, DeadLetter, Received, describe
+from streamal.messages import LETTER_BYTES, SCHEMA_HEADERS, DeadLetter, Received, describe
 from streamal.service.ledgers import Pointers, RequestIndex, Topics, encode_metadata
 from streamal.transport.log import Append, Position, TopicPartition, Transaction
 
@@ -62,13 +62,14 @@ class Holding:
 
 
 class Outbox:
-    """Collects one transaction; `now` is its time, in seconds since 1970."""
+    """Collects one transaction; `now` is its time, in seconds since 1970, `size` that of all values, in bytes."""
 
     def __init__(self, topics: Topics, model_version: int, now: float) -> None:
         self._topics = topics
         self._version = model_version
         self.now = now
         self.appends: list[Append] = []
+        self.size = 0
         self._requests: list[tuple[int, int, int]] = []
         self._outcomes: list[tuple[int, int]] = []
         self._spans: dict[TopicPartition, Span] = {}
@@ -105,9 +106,9 @@ class Outbox:
                 case RecordRefused(letter):
                     self.refuse(letter, letter.received.partition)
                 case AnswerForwarded():
-                    self.appends.append(
-                        Append(self._topics.answers, event.partition, event.value, event.key, SCHEMA_HEADERS)
-                    )
+                    # A longer key could make a record that the log refuses; the partition does not depend on it.
+                    key = event.key if event.key is not None and len(event.key) <= LETTER_BYTES else None
+                    self._put(Append(self._topics.answers, event.partition, event.value, key, SCHEMA_HEADERS))
                 case _:
                     pass
 
@@ -122,7 +123,7 @@ class Outbox:
     def refuse(self, letter: DeadLetter, partition: int) -> None:
         """Put a refused record aside, on the partition of whoever refuses it."""
         value, headers = letter.encode()
-        self.appends.append(Append(self._topics.dead_letters, partition, value, letter.received.key, headers))
+        self._put(Append(self._topics.dead_letters, partition, value, letter.key, headers))
 
     def seal(self, holdings: Mapping[int, Holding], token: object, placed: Placed) -> Transaction:
         """Freeze what was collected; `placed` is filled in by the writer's thread, before the commit returns."""
@@ -183,4 +184,8 @@ class Outbox:
             self._append(self._topics.predictions, event.partition, orjson.dumps(value), f"{event.partition}-{offset}")
 
     def _append(self, topic: str, partition: int, value: bytes, key: str) -> None:
-        self.appends.append(Append(topic, partition, value, key.encode(), SCHEMA_HEADERS))
+        self._put(Append(topic, partition, value, key.encode(), SCHEMA_HEADERS))
+
+    def _put(self, append: Append) -> None:
+        self.appends.append(append)
+        self.size += len(append.value or b"")

@@ -19,17 +19,24 @@ from streamal.web.server import Server
 logger = logging.getLogger(__name__)
 
 STALLED_AFTER: Final = 120.0
-"""Seconds without a finished turn after which the process ends itself; a blocked call of a client can last for ever."""
+"""Seconds without a finished turn after which the process ends itself; a blocked call of a client can last for ever.
+
+Until the worker is ready for the first time, `transport.start_deadline` takes its place.
+"""
 WATCH_EVERY: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """One worker with what the outside sees of it; `server` is None when HTTP is off."""
+    """One worker with what the outside sees of it; `server` is None when HTTP is off.
+
+    `start_deadline` is how long the start may go without progress, in seconds.
+    """
 
     worker: Worker
     reporter: Reporter
     server: Server | None
+    start_deadline: float
 
 
 def serve(service: Service) -> int:
@@ -42,7 +49,7 @@ def serve(service: Service) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     done = threading.Event()
-    threading.Thread(target=_watch, args=(service.reporter, done), name="watchdog", daemon=True).start()
+    threading.Thread(target=_watch, args=(service, done), name="watchdog", daemon=True).start()
     try:
         if service.server is not None:
             service.server.start()
@@ -73,9 +80,12 @@ def _ease_garbage_collection() -> None:
     gc.set_threshold(20_000, 5, 5)
 
 
-def _watch(reporter: Reporter, done: threading.Event) -> None:
+def _watch(service: Service, done: threading.Event) -> None:
     """End the process when its loop stands still: a stuck member keeps its partitions and looks well to the group."""
     while not done.wait(WATCH_EVERY):
-        if reporter.idle_for() > STALLED_AFTER:
-            logger.critical("the loop stands still, ending the process", extra={"code": DeadlineMissed.exit_code})
+        reporter = service.reporter
+        limit = STALLED_AFTER if reporter.started else service.start_deadline
+        if reporter.idle_for() > limit:
+            what = "the loop stands still" if reporter.started else "the start makes no progress"
+            logger.critical("%s, ending the process", what, extra={"code": DeadlineMissed.exit_code, "seconds": limit})
             os._exit(DeadlineMissed.exit_code)

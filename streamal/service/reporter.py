@@ -11,14 +11,17 @@ from streamal.events import Event, ExampleLearned, RequestResolved
 from streamal.lane import SamplingPlan
 from streamal.service.loop import Loop, Step
 from streamal.web.metrics import Metrics
-from streamal.web.status import PartitionStatus, Phase, Status, StatusBoard
+from streamal.web.status import READY, PartitionStatus, Phase, Status, StatusBoard
 
 PUBLISH_EVERY: Final = 0.2
 """Seconds between two statuses at least, unless the phase changes."""
 
 
 class Reporter:
-    """Observes one worker; `version` and `snapshot_at` are asked when a status is made."""
+    """Observes one worker; `version` and `snapshot_at` are asked when a status is made.
+
+    `started` says whether the worker has been ready once.
+    """
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class Reporter:
         self._published = 0.0
         self._beaten = time.monotonic()
         self._phase: Phase = "starting"
+        self.started = False
         self.board = StatusBoard(self._status(None))
 
     def observe(self, event: Event) -> None:
@@ -66,6 +70,7 @@ class Reporter:
     def beat(self, phase: Phase, loop: Loop | None) -> None:
         """Publish where the worker stands; called after every turn."""
         now = self._beaten = time.monotonic()
+        self.started |= phase in READY
         if now - self._published >= PUBLISH_EVERY or phase != self._phase:
             self._published, self._phase = now, phase
             self.board.publish(self._status(loop))

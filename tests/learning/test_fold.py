@@ -28,6 +28,7 @@ class Fragile:
         self.task = model.task
         self.lookahead = model.lookahead
         self.scales = model.scales
+        self.classes = model.classes
 
     def predict(self, batch: Sequence[Features]) -> list[Prediction]:
         return self._model.predict(batch)
@@ -148,7 +149,20 @@ def test_moments_change_what_the_next_example_teaches() -> None:
     assert plain.model.predict(PROBES) != scaled.model.predict(PROBES)
 
 
-@pytest.mark.parametrize("error", [ValueError, TypeError, KeyError, ZeroDivisionError, OverflowError, AttributeError])
+ERRORS = [
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    KeyError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    ZeroDivisionError,
+]
+
+
+@pytest.mark.parametrize("error", ERRORS)
 def test_an_example_that_fails_leaves_no_trace(error: type[Exception]) -> None:
     records = examples(60)
     poison = outcome(stream(1, seed=5)[0], POISON)

@@ -294,7 +294,7 @@ class Faulty(dummy.NoChangeClassifier):
 
     said: Any = None
 
-    def predict_proba_one(self, x: Any) -> Any:
+    def predict_proba_one(self, x: Any, **_: Any) -> Any:
         if isinstance(self.said, Exception):
             raise self.said
         return self.said
@@ -315,10 +315,12 @@ class Faulty(dummy.NoChangeClassifier):
     ids=str,
 )
 def test_a_users_model_that_fails_to_predict_predicts_nothing(factories: ModuleType, said: Any) -> None:
-    faulty = Faulty()  # type: ignore[no-untyped-call]  # River leaves the constructor untyped
+    faulty = Faulty()
     model = from_factory(offer(factories, faulty))
     model.learn({"a": 1.0}, "p")
-    model.estimator.said = said
+    faulty.said = {"p": 1.0}
+    assert model.predict([{"a": 1.0}]) == [{"p": 1.0}]
+    faulty.said = said
     assert model.predict([{"a": 1.0}]) == [{}]
 
 
@@ -327,8 +329,7 @@ def test_a_users_regression_that_gives_no_number_predicts_nothing(
     factories: ModuleType, monkeypatch: pytest.MonkeyPatch, value: float | None
 ) -> None:
     monkeypatch.setattr(dummy.StatisticRegressor, "predict_one", lambda *_: value)
-    regressor = dummy.StatisticRegressor(stats.Mean())  # type: ignore[no-untyped-call]
-    model = from_factory(offer(factories, regressor))
+    model = from_factory(offer(factories, dummy.StatisticRegressor(stats.Mean())))
     model.learn({"a": 1.0}, 2.0)
     assert model.predict([{"a": 1.0}]) == [{}]
 

@@ -57,8 +57,9 @@ def test_learning_on_from_a_snapshot_equals_learning_without_a_break(kind: str) 
     model = build(kind, parameters={}, seed=5)
     rng = random.Random(1)
     train(model, rng, 300)
-    loaded, model_version = load(dump(model, model_version=42, config_hash="c", key=KEY), config_hash="c", key=KEY)
-    assert model_version == 42
+    blob = dump(model, model_version=42, config_hash="c", key=KEY, last="5eed")
+    loaded, model_version, last = load(blob, config_hash="c", key=KEY)
+    assert (model_version, last) == (42, "5eed")
     state = rng.getstate()
     train(model, rng, 300)
     rng.setstate(state)
@@ -176,7 +177,7 @@ def test_classes_of_a_factory_are_loaded_when_its_package_is_trusted() -> None:
     blob = dump(model, model_version=3, config_hash="c", key=KEY)
     with pytest.raises(SnapshotRefused, match="is no part of a model"):
         load(blob, config_hash="c", key=KEY)
-    loaded, model_version = load(blob, config_hash="c", key=KEY, trusted=[__name__])
+    loaded, model_version, _ = load(blob, config_hash="c", key=KEY, trusted=[__name__])
     assert (loaded.predict([{"a": 1.0}]), model_version) == ([{"p": 1.0}], 3)
 
 

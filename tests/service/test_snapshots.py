@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from river import compose, naive_bayes
 
 from streamal.errors import ConfigError
+from streamal.learning import snapshot
 from streamal.learning.fold import Fold
 from streamal.learning.model import Model
 from streamal.learning.online import FactoryModel
@@ -72,7 +74,9 @@ def test_a_key_file_that_cannot_serve_is_named(tmp_path: Path) -> None:
 
 def test_it_is_saved_when_enough_has_come_and_not_twice(tmp_path: Path) -> None:
     fold = Fold(fresh())
-    checkpoint = Checkpointer(SnapshotStore(tmp_path, "s-0", "config"), fold, every_outcomes=5, every_seconds=0.0)
+    checkpoint = Checkpointer(
+        SnapshotStore(tmp_path, "s-0", "config"), fold, fresh, every_outcomes=5, every_seconds=0.0
+    )
     for offset in range(12):
         fold.fold([(offset, Moments(0, 1, {"x": Moment(1, 1.0, 0.0)}))])
         checkpoint()
@@ -88,10 +92,88 @@ def test_a_model_that_cannot_be_saved_only_costs_the_snapshots(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fold = Fold(unpicklable())
-    checkpoint = Checkpointer(SnapshotStore(tmp_path, "s-0", "config"), fold, every_outcomes=1, every_seconds=0.0)
+    store = SnapshotStore(tmp_path, "s-0", "config")
+    checkpoint = Checkpointer(store, fold, unpicklable, every_outcomes=1, every_seconds=0.0)
     with caplog.at_level(logging.WARNING):
         for offset in range(3):
             fold.fold([(offset, Moments(0, 1, {}))])
             checkpoint()
     assert caplog.text.count("no snapshots will be saved") == 1
     assert not (tmp_path / "s-0.snapshot").exists()
+
+
+def moments(offset: int) -> Moments:
+    return Moments(0, 1, {"x": Moment(1, float(offset), 0.0)})
+
+
+@pytest.mark.parametrize("found", [None, moments(5), moments(6)])
+def test_a_snapshot_of_another_log_is_given_up(
+    tmp_path: Path, found: Moments | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    SnapshotStore(tmp_path, "s-0", "config").save(folded(7))
+    store = SnapshotStore(tmp_path, "s-0", "config")
+    fold = store.restore(fresh)
+    checkpoint = Checkpointer(store, fold, fresh, every_outcomes=1, every_seconds=0.0)
+    with caplog.at_level(logging.WARNING):
+        checkpoint.compare(found)
+    same = found == moments(6)
+    assert fold.version == (7 if same else 0)
+    assert ("of another log" in caplog.text) is not same
+    if not same:
+        again = folded(3)
+        fold.fold([(offset, moments(offset)) for offset in range(3)])
+        assert fold.last == again.last
+        assert snapshot.dump(fold.model, model_version=3, config_hash="", key=b"k" * 32) == snapshot.dump(
+            again.model, model_version=3, config_hash="", key=b"k" * 32
+        )
+        checkpoint()
+        assert SnapshotStore(tmp_path, "s-0", "config").restore(fresh).version == 3
+
+
+def test_a_full_or_lost_disk_does_not_stop_the_service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = tmp_path / "snapshots"
+    place.write_text("a file where the directory should be")
+    fold = folded(3)
+    store = SnapshotStore(place, "s-0", "config")
+    checkpoint = Checkpointer(store, fold, fresh, every_outcomes=1, every_seconds=0.0)
+    with caplog.at_level(logging.WARNING):
+        fold.fold([(3, moments(3))])
+        checkpoint()
+    assert "snapshot not saved" in caplog.text
+    assert checkpoint.saved_at == 0.0
+    place.unlink()
+    checkpoint()
+    assert SnapshotStore(place, "s-0", "config").restore(fresh).version == 4
+
+
+def test_a_snapshot_that_cannot_be_read_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "s-0.snapshot").mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert SnapshotStore(tmp_path, "s-0", "config").restore(fresh).version == 0
+    assert "folding the log instead" in caplog.text
+    with pytest.raises(IsADirectoryError):
+        SnapshotStore(tmp_path, "s-0", "config").save(folded(1))
+    assert {path.name for path in tmp_path.iterdir()} == {"s-0.snapshot", "snapshot.key"}
+
+
+@pytest.mark.parametrize("length", [0, 31])
+def test_a_key_that_was_cut_off_is_replaced(tmp_path: Path, length: int) -> None:
+    (tmp_path / "snapshot.key").write_bytes(b"k" * length)
+    SnapshotStore(tmp_path, "s-0", "config").save(folded(2))
+    assert len((tmp_path / "snapshot.key").read_bytes()) == 32
+    assert stat.S_IMODE((tmp_path / "snapshot.key").stat().st_mode) == 0o600
+    assert SnapshotStore(tmp_path, "s-0", "config").restore(fresh).version == 2
+
+
+def test_of_several_makers_of_a_key_the_first_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = os.link
+
+    def outrun(draft: Path, own: Path) -> None:
+        own.write_bytes(b"k" * 32)
+        link(draft, own)
+
+    monkeypatch.setattr(os, "link", outrun)
+    SnapshotStore(tmp_path, "s-0", "config").save(folded(2))
+    assert (tmp_path / "snapshot.key").read_bytes() == b"k" * 32
+    assert SnapshotStore(tmp_path, "s-0", "config").restore(fresh).version == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"s-0.snapshot", "snapshot.key"}

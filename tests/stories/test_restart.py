@@ -89,6 +89,30 @@ def test_a_restart_goes_on_from_snapshot_and_tail(embedded: Place, staged: Calla
     assert saved(stage, 0)[1] > version
 
 
+def test_a_snapshot_of_a_log_that_was_deleted_is_not_taken_for_another(
+    embedded: Place, staged: Callable[..., Stage]
+) -> None:
+    former = staged(embedded)
+    former.start(0)
+    feed(former, 0, 1_500)
+    answer_waiting(former)
+    assert former.worker(0).end()[0] == 0
+    former.close()
+    for path in embedded.directory.glob("log.db*"):
+        path.unlink()
+    key = str(embedded.directory / "former.key")
+    Path(former.settings.snapshot.key_file).rename(key)
+    stage = staged(embedded, snapshot={"key_file": key}, topics={"predictions": "predictions"})
+    worker = stage.worker(0)
+    stage.start(0)
+    feed(stage, 2_000, 3_500)
+    answer_waiting(stage)
+    assert worker.end()[0] == 0
+    assert any("it is of another log" in line["message"] for line in worker.lines())
+    audit(stage)
+    check_models(stage, 0)
+
+
 SPOILED: dict[str, Callable[[bytes], bytes]] = {
     "altered": lambda blob: blob[:-100] + bytes([blob[-100] ^ 1]) + blob[-99:],
     "unsigned": lambda blob: blob[:-32],
