@@ -194,9 +194,7 @@ def _explain_run(settings: Settings) -> None:
     click.echo("Everything fits together; no worker was started.")
 
 
-@main.command(
-    epilog=examples("streamal produce instances payments.jsonl", "streamal produce answers answers.jsonl")
-)
+@main.command(epilog=examples("streamal produce instances payments.jsonl", "streamal produce answers answers.jsonl"))
 @click.argument("topic", type=click.Choice(["instances", "answers"]))
 @click.argument("file", type=click.File("rb"), default="-")
 @config_option
