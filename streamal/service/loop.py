@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, Protocol
 
 from streamal.decoding import AnswerDecoder, InstanceDecoder, received
-from streamal.errors import BadRecord, CommitRefused
+from streamal.errors import BadRecord, CommitRefused, DeadlineMissed
 from streamal.events import Event, ExampleLearned, ExampleSkipped, RecordRefused
 from streamal.messages import Answer, DeadLetter, Instance, decode_outcome
 from streamal.sampler import SelectiveSampler
@@ -158,7 +158,11 @@ class Loop:
 
     def _take_over(self) -> None:
         """Start afresh with the partitions owned now; everything that was not committed is dropped."""
-        self._committer.wait(SETTLE_WITHIN)
+        if not self._committer.wait(SETTLE_WITHIN):
+            message = (
+                f"a commit is in flight for {SETTLE_WITHIN:g} s after its partitions went; a new worker starts over"
+            )
+            raise DeadlineMissed(message)
         self._settle(confirm=False)
         epoch = self._membership.epoch
         self._outbox, self._held, self.holdings = None, [], {}
