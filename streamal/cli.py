@@ -461,6 +461,9 @@ def answer(annotator: str, classes: str, config: Path | None) -> None:
     with opened(settings) as log:
         inspection = inspection_of(settings, log)
         known = [name.strip() for name in classes.split(",") if name.strip()] or settings.model.classes
+        if strange := set(known) - set(settings.model.classes or known):
+            message = f"{', '.join(sorted(strange))}: not in model.classes, so every such answer would be refused"
+            raise click.UsageError(message)
         offered = known or (inspection.labels() if task == "classification" else ())
         choices = Choices(tuple(offered), task, closed=bool(settings.model.classes))
         given = Terminal(log, settings.topics.answers, annotator, choices).answer_all(inspection.waiting())

@@ -501,3 +501,9 @@ def test_lines_from_a_script_reach_the_embedded_log(tmp_path: Path) -> None:
 )
 def test_lines_that_no_worker_could_read_are_named(topic: str, line: str, cause: str) -> None:
     assert cause in call("produce", topic, input=line + "\n", code=2).output
+
+
+def test_a_class_that_would_be_refused_is_not_offered(served: tuple[Path, Settings]) -> None:
+    settings = {"STREAMAL__MODEL__CLASSES": '["ok", "fraud"]'}
+    result = call("answer", "-c", served[0], "--classes", "ok,bad", code=2, env=settings, input="q")
+    assert "bad: not in model.classes" in result.stderr

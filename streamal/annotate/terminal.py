@@ -53,6 +53,8 @@ class Choices:
         """
         if self.task == "regression":
             return "number"
+        if not self.classes:
+            return "type a class; --classes gives each a key"
         return "" if self.closed and len(self.classes) <= MOST_KEYS else "another class"
 
     def prompt(self) -> str | float:
