@@ -13,7 +13,8 @@ from __future__ import annotations
 import copy
 import math
 import pickle
-from collections.abc import Collection, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
 from streamal.learning.encoding import Columns, Encoding
@@ -92,8 +93,13 @@ class OnlineModel:
             if not self._worth_binding(layout, batch):
                 return [self.predict_one(features) for features in batch]
             self._layout = layout
-            self._scorer = make_scorer(self.estimator, self._scaling, layout, tuple(self._labels), self.predict_one)
+            self._scorer = make_scorer(self.estimator, self._scaling, layout, tuple(self._labels), self._slow_path())
         return self._scorer(batch) if self._scorer else [self.predict_one(features) for features in batch]
+
+    def _slow_path(self) -> Callable[[Features], Prediction]:
+        """Return `predict_one` without a cycle between model and scorer, so that a dropped copy is freed at once."""
+        model = weakref.proxy(self)
+        return lambda features: model.predict_one(features)
 
     def predict_one(self, features: Features) -> Prediction:
         """Predict by the estimator's own method, which the scorers must agree with."""

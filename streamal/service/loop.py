@@ -28,7 +28,7 @@ from streamal.web.status import Phase
 
 logger = logging.getLogger(__name__)
 
-POLL_LIMIT: Final = 2_000
+POLL_LIMIT: Final = 1_000
 IDLE_WAIT: Final = 0.1
 MOST_COLLECTED: Final = 50_000
 """Instances, or answers, collected while a commit is in flight, after which the loop waits for it."""

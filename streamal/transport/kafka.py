@@ -46,7 +46,7 @@ Delivery = Literal["exactly_once", "at_least_once"]
 Answer = TypeVar("Answer")
 
 METADATA_LIMIT = 4096  # bytes, the broker's default; beyond it a transaction's producer is lost
-FETCH_BYTES = 256 * 1024  # per partition; kafka-python drains one partition's fetch before it turns to the next
+FETCH_BYTES = 128 * 1024  # per partition; kafka-python drains one partition's fetch before it turns to the next
 FETCH_WAIT = 0.1  # seconds; a fetch that waits at the broker delays the first fetch after a seek
 POLL_INTERVAL = 120.0  # seconds a worker may spend between polls; a rebalance waits that long for a stuck one
 JOIN_PATIENCE = 10.0  # seconds beyond the session timeout for which a member may own nothing without a reason
