@@ -30,6 +30,7 @@ from broker import free_port
 from streamal import assemble
 from streamal.errors import CommitRefused, DeadlineMissed, StreamalError, TransportError
 from streamal.evaluate.stream import Row, read
+from streamal.service.ledgers import decode_metadata
 from streamal.settings import Settings, load, revised, show_toml
 from streamal.transport.log import Append, Log, Record, TopicPartition
 
@@ -361,9 +362,15 @@ class Stage:
         return True
 
     def caught_up(self) -> bool:
-        """Say whether every running worker has folded all outcomes."""
+        """Say whether every running worker has folded all outcomes.
+
+        On Kafka positions can be seen before the records of their transaction; the ledgers tell where these end.
+        """
         records = self.tape(self.topics.outcomes).partitions[0]
-        end = records[-1].offset + 1 if records else 0
+        places = [TopicPartition(self.topics.instances, number) for number in range(self.count)]
+        found = self.log.positions(self.settings.transport.group, places).values()
+        ends = [decode_metadata(position.metadata)[1].outcomes_end for position in found]
+        end = max([records[-1].offset + 1 if records else 0, *ends])
         return all(w.status().get("model_version", 0) >= end for w in self.workers.values() if w.running)
 
     def close(self) -> None:
