@@ -359,6 +359,13 @@ class Stage:
             for number, records in enumerate(self.tape(topic).partitions):
                 if records and positions[TopicPartition(topic, number)] <= records[-1].offset:
                     return False
+        # On Kafka positions can be seen before the records of their transaction; the ledgers tell where these end.
+        asked = self.tape(self.topics.label_requests).partitions
+        places = [TopicPartition(self.topics.instances, number) for number in range(self.count)]
+        for place, position in self.log.positions(self.settings.transport.group, places).items():
+            end = decode_metadata(position.metadata)[1].requests_end if position.metadata else 0
+            if end > (asked[place.partition][-1].offset + 1 if asked[place.partition] else 0):
+                return False
         return True
 
     def caught_up(self) -> bool:

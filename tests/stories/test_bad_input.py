@@ -143,11 +143,13 @@ def test_bad_input_is_put_aside_and_leaves_no_trace(
     play = Play(stage, bad=True)
     for number in range(PHASES):
         play.phase(number)
+    until(stage.caught_up, "all outcomes folded")
     assert stage.worker(0).end()[0] == 0
     check_models(stage, 0)
     model, _ = saved(stage, 0)
     stage.start(0, STREAMAL__BUDGET__EXPIRY="1s")
     play.expire()
+    until(stage.caught_up, "all outcomes folded")
     assert stage.worker(0).end()[0] == 0
     assert stage.worker(0).starts == 2, "the loop must not have died"
 
@@ -165,6 +167,7 @@ def test_bad_input_is_put_aside_and_leaves_no_trace(
     other = Play(clean, bad=False)
     for number in range(PHASES):
         other.phase(number)
+    until(clean.caught_up, "all outcomes folded")
     assert clean.worker(0).end()[0] == 0
     assert audit(clean).letters == {}
     assert view(model) == view(saved(clean, 0)[0]), "the model differs from one that never met bad input"
