@@ -30,7 +30,7 @@ from broker import free_port
 from streamal import assemble
 from streamal.errors import CommitRefused, DeadlineMissed, StreamalError, TransportError
 from streamal.evaluate.stream import Row, read
-from streamal.service.ledgers import decode_metadata
+from streamal.service.ledgers import Pointers, decode_metadata
 from streamal.settings import Settings, load, revised, show_toml
 from streamal.transport.log import Append, Log, Record, TopicPartition
 
@@ -361,12 +361,16 @@ class Stage:
                     return False
         # On Kafka positions can be seen before the records of their transaction; the ledgers tell where these end.
         asked = self.tape(self.topics.label_requests).partitions
+        return all(
+            pointers.requests_end <= (asked[number][-1].offset + 1 if asked[number] else 0)
+            for number, pointers in self.pointers().items()
+        )
+
+    def pointers(self) -> dict[int, Pointers]:
+        """Return what the ledgers say of where each partition's own records lie."""
         places = [TopicPartition(self.topics.instances, number) for number in range(self.count)]
-        for place, position in self.log.positions(self.settings.transport.group, places).items():
-            end = decode_metadata(position.metadata)[1].requests_end if position.metadata else 0
-            if end > (asked[place.partition][-1].offset + 1 if asked[place.partition] else 0):
-                return False
-        return True
+        found = self.log.positions(self.settings.transport.group, places)
+        return {place.partition: decode_metadata(at.metadata)[1] for place, at in found.items() if at.metadata}
 
     def caught_up(self) -> bool:
         """Say whether every running worker has folded all outcomes.
@@ -374,9 +378,7 @@ class Stage:
         On Kafka positions can be seen before the records of their transaction; the ledgers tell where these end.
         """
         records = self.tape(self.topics.outcomes).partitions[0]
-        places = [TopicPartition(self.topics.instances, number) for number in range(self.count)]
-        found = self.log.positions(self.settings.transport.group, places).values()
-        ends = [decode_metadata(position.metadata)[1].outcomes_end for position in found]
+        ends = [pointers.outcomes_end for pointers in self.pointers().values()]
         end = max([records[-1].offset + 1 if records else 0, *ends])
         return all(w.status().get("model_version", 0) >= end for w in self.workers.values() if w.running)
 

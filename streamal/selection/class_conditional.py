@@ -24,7 +24,7 @@ from typing import Any, Final
 from streamal.messages import Features, Prediction, best_label
 from streamal.selection.strategy import Proposal, Standing, StrategySpec
 from streamal.selection.threshold import steered_rate
-from streamal.selection.utility import TINY, top_two
+from streamal.selection.utility import log_margin, top_two
 
 LATE_FROM: Final = 16
 DECAY: Final = 0.998
@@ -137,7 +137,7 @@ class ClassConditional:
         label, first, second = leaders(prediction)
         if label is None or first == 0.0:
             return Proposal(min(1.0, rate), math.inf)
-        score = math.log(TINY if second < TINY else second) - math.log(TINY if first < TINY else first)
+        score = log_margin(first, second)
         rate *= self._shares.tilt(label)
         ranking = self._rankings.get(label)
         low, high = ranking.place(math.inf if score != score else score) if ranking is not None else (0.0, 1.0)

@@ -32,17 +32,10 @@ def top_two(prediction: Prediction) -> tuple[float, float]:
     return (values[0], values[1] if len(values) > 1 else 0.0) if values else (0.0, 0.0)
 
 
-def log_margin(prediction: Prediction) -> float | None:
-    """Return ``-(ln p1 - ln p2)``, or None when the prediction says nothing (no class yet, or all zero).
+def log_margin(first: float, second: float) -> float:
+    """Return ``ln p2 - ln p1`` of the two largest probabilities: 0 for a tie, lower the surer.
 
-    >>> log_margin({"a": 0.5, "b": 0.5})
-    -0.0
-    >>> round(log_margin({"a": 0.9, "b": 0.1}), 3)
-    -2.197
-    >>> log_margin({}) is None
-    True
+    >>> log_margin(0.5, 0.5), round(log_margin(0.9, 0.1), 3)
+    (0.0, -2.197)
     """
-    first, second = top_two(prediction)
-    if first == 0.0:
-        return None
-    return -(math.log(TINY if first < TINY else first) - math.log(TINY if second < TINY else second))
+    return math.log(TINY if second < TINY else second) - math.log(TINY if first < TINY else first)
