@@ -15,6 +15,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -129,21 +130,31 @@ def free_port() -> int:
     return port
 
 
-class Broker:
-    """One Kafka node; a context manager that starts it and leaves nothing behind."""
+def new_cluster_id() -> str:
+    """Return an id for a cluster that does not exist yet."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
 
-    def __init__(self) -> None:
+
+class Broker:
+    """One Kafka node; a context manager that starts it and leaves nothing behind.
+
+    `properties` win over the usual ones or add to them; `formatting` are further arguments for formatting the storage.
+    """
+
+    def __init__(
+        self, properties: Mapping[str, str] | None = None, *, cluster_id: str = "", formatting: Sequence[str] = ()
+    ) -> None:
         self.port = free_port()
         self.bootstrap = f"127.0.0.1:{self.port}"
         self._java = ["java", *JVM, "-cp", f"{require_jars()}/*"]
         self._home = Path(tempfile.mkdtemp(prefix="streamal-broker-"))
         self._properties = self._home / "server.properties"
-        self._properties.write_text(
-            PROPERTIES.format(port=self.port, controller=free_port(), logs=self._home / "logs"),
-        )
+        text = PROPERTIES.format(port=self.port, controller=free_port(), logs=self._home / "logs")
+        found = dict(line.split("=", 1) for line in text.splitlines()) | dict(properties or {})
+        self._properties.write_text("".join(f"{name}={value}\n" for name, value in found.items()))
         self._process: subprocess.Popen[bytes] | None = None
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        self._run("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties))
+        cluster = cluster_id or new_cluster_id()
+        self._run("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties), *formatting)
 
     def start(self) -> None:
         """Start the node on its files and return when it accepts connections.

@@ -16,7 +16,7 @@ from streamal.messages import Moments, Outcome, decode_outcome
 from streamal.service.committer import Committer
 from streamal.service.ledgers import Heritage
 from streamal.service.loop import SETTLE_WITHIN, Craft, Loop, fold
-from streamal.transport.log import Log, Reader, TopicPartition
+from streamal.transport.log import Log, Membership, Reader, TopicPartition, Writer
 from streamal.web.status import Phase
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,10 @@ Found = TypeVar("Found")
 
 
 class Worker:
-    """One member of the group; `beat` is called after every turn with the phase and the loop."""
+    """One member of the group; `beat` is called after every turn with the phase and the loop.
+
+    `committer` makes what commits from the writer: a thread, or in a simulation something that is told when.
+    """
 
     def __init__(
         self,
@@ -37,15 +40,19 @@ class Worker:
         group: str,
         slot: str,
         beat: Callable[[Phase, Loop | None], None],
+        committer: Callable[[Writer], Committer] = Committer,
     ) -> None:
         self._log = log
         self._craft = craft
         self._group = group
         self._slot = slot
         self._beat = beat
+        self._build_committer = committer
         self._stopping = False
         self._state: Phase = "starting"
         self._loop: Loop | None = None
+        self._membership: Membership | None = None
+        self._committer: Committer | None = None
 
     def stop(self) -> None:
         """Ask the loop to finish; may be called from a signal handler."""
@@ -57,31 +64,46 @@ class Worker:
         Raises:
             StreamalError: the worker cannot go on; see `exit_code`.
         """
+        loop = self.start()
+        try:
+            while not self._stopping:
+                self.turn(loop)
+            self._enter("stopping")
+            loop.finish()
+            self._craft.checkpoint.save()
+        finally:
+            if self._membership is not None:
+                self._membership.close()
+        if self._committer is not None:
+            self._committer.close()
+        self._log.close()
+
+    def start(self) -> Loop:
+        """Check the topics, restore the model, and join the group.
+
+        Raises:
+            StreamalError: the worker cannot work here; see `exit_code`.
+        """
         topics = self._craft.topics
         self._phase("topics", self._check_topics)
         self._enter("restoring")
         follower = self._phase("fold", self._catch_up)
         self._enter("joining")
         heritage = Heritage(self._log, self._log.reader(), topics, self._craft.instances, self._craft.sampler.warmup)
-        committer = Committer(self._phase("writer", lambda: self._log.writer(self._slot)))
-        membership = self._phase(
+        committer = self._committer = self._build_committer(self._phase("writer", lambda: self._log.writer(self._slot)))
+        membership = self._membership = self._phase(
             "join",
             lambda: self._log.membership(
                 self._group, [topics.instances, topics.answers], lambda: committer.wait(SETTLE_WITHIN)
             ),
         )
-        loop = self._loop = Loop(self._craft, membership, committer, follower, heritage)
-        try:
-            while not self._stopping:
-                loop.turn()
-                self._enter(loop.phase)
-            self._enter("stopping")
-            loop.finish()
-            self._craft.checkpoint.save()
-        finally:
-            membership.close()
-        committer.close()
-        self._log.close()
+        self._loop = Loop(self._craft, membership, committer, follower, heritage)
+        return self._loop
+
+    def turn(self, loop: Loop) -> None:
+        """Let the loop turn once, and tell how it stands."""
+        loop.turn()
+        self._enter(loop.phase)
 
     def _enter(self, phase: Phase) -> None:
         self._state = phase
