@@ -14,6 +14,7 @@ from streamal.errors import StreamalError, TransportError
 
 if TYPE_CHECKING:
     from streamal.service.inspection import Inspection
+    from streamal.service.verify import Report
     from streamal.settings import Settings
     from streamal.transport.log import Log
 
@@ -529,6 +530,91 @@ def status(as_json: bool, config: Path | None) -> None:
     found.add_section()
     found.add_row("all", *map(_figure, total.values()))
     Console().print(found)
+
+
+@main.command(
+    epilog=examples(
+        "streamal verify", "streamal verify --partition 0 --since 2026-11-21T10:00:00Z", "streamal verify --json"
+    )
+)
+@click.option(
+    "--partition", "partitions", type=click.IntRange(0), multiple=True, help="Only this one; may be repeated."
+)
+@click.option("--since", metavar="TIME", help="Only what was decided from then on, as 2026-11-21T10:00:00Z.")
+@click.option("--until", metavar="TIME", help="Only what was decided up to then.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_option
+@click.pass_context
+def verify(
+    ctx: click.Context,
+    partitions: tuple[int, ...],
+    since: str | None,
+    until: str | None,
+    as_json: bool,
+    config: Path | None,
+) -> None:
+    """Make every past decision again from the topics alone, and compare it with what was written then.
+
+    Requests, outcomes, refusals, ledgers and audit records must be equal byte for byte. Nothing is written, so it may
+    run beside the service. It ends with 0 only if nothing differs.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from streamal import assemble
+    from streamal.service.verify import Stretch, verify
+    from streamal.transport.log import TopicPartition
+
+    settings = settings_of(config)
+    try:
+        stretch = Stretch.between(since, until)
+    except ValueError as error:
+        message = f"expected a time such as 2026-11-21T10:00:00Z: {error}"
+        raise click.UsageError(message) from None
+    with opened(settings) as log:
+        subject = assemble.subject_of(settings, log)
+        count = log.partitions(subject.topics.instances)
+        if strange := [p for p in partitions if p >= count]:
+            message = f"--partition {strange[0]}: there are the partitions 0 to {count - 1}"
+            raise click.UsageError(message)
+        bounds = [log.bounds(TopicPartition(subject.topics.decisions, p)) for p in partitions or range(count)]
+        with Progress(*Progress.get_default_columns(), console=Console(stderr=True), disable=as_json) as progress:
+            bar = progress.add_task("replaying", total=sum(end - first for first, end in bounds))
+            report = verify(subject, partitions, stretch, lambda: progress.advance(bar))
+            progress.update(bar, completed=progress.tasks[0].total)
+    if as_json:
+        import orjson
+
+        click.echo(orjson.dumps(report.as_json()))
+    else:
+        _print_report(report)
+    ctx.exit(0 if report.sound else 1)
+
+
+def _print_report(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ("takeovers", "transactions", "instances", "requests", "outcomes", "letters")
+    found = Table("partition")
+    for column in columns:
+        found.add_column(column, justify="right")
+    for p in report.partitions:
+        found.add_row(str(p.partition), *(_figure(getattr(p, name)) for name in columns))
+    Console().print(found)
+    for p in report.partitions:
+        for line in p.unverifiable:
+            click.echo(f"partition {p.partition}: not replayed: {line}")
+        if p.torn or p.repeated:
+            done = f"{counted(p.repeated, 'transaction')} done again, {counted(p.torn, 'torn one')} repaired"
+            click.echo(f"partition {p.partition}: {done}")
+        for line in p.differences:
+            click.secho(f"partition {p.partition}: {line}", fg="red")
+    count = sum(len(p.differences) for p in report.partitions)
+    if report.sound:
+        click.echo("Everything that was replayed is equal to the last bit.")
+    else:
+        click.secho(counted(count, "difference") if count else "Nothing could be replayed.", fg="red")
 
 
 def _figure(value: float) -> str:

@@ -25,9 +25,10 @@ from streamal.learning.fold import Fold
 from streamal.learning.model import Model
 from streamal.messages import Answer, LabelRequest, Moments, Outcome, decode_outcome, parse_request_id
 from streamal.service.ledgers import decode_metadata
+from streamal.service.verify import verify
 from streamal.transport.log import Record, TopicPartition
 
-KINDS = {"label": "learned", "unsure": "abstained", "invalid": "invalid"}
+KINDS = {"label": "learned", "unsure": "abstained", "invalid": "invalid", "cancel": "cancelled"}
 
 
 class Letter(NamedTuple):
@@ -65,7 +66,15 @@ def audit(stage: Stage) -> Findings:
         check_budget(stage, partition, letters, [r for r in requests.values() if r.partition == partition])
     check_answers(stage, requests, letters, found)
     check_predictions(stage, requests.values())
+    check_replay(stage)
     return found
+
+
+def check_replay(stage: Stage) -> None:
+    """Check that every decision can be made again, to the last bit."""
+    report = verify(assemble.subject_of(stage.settings, stage.log))
+    assert report.sound, [line for partition in report.partitions for line in partition.differences]
+    assert not any(partition.unverifiable or partition.repeated for partition in report.partitions)
 
 
 def letters_of(stage: Stage) -> list[Letter]:
@@ -104,9 +113,9 @@ def check_decisions(stage: Stage, partition: int) -> int:
     """Check that the audit records cover every instance and answer of a partition once; returns the instances."""
     audits = [orjson.loads(r.value or b"") for r in stage.tape(stage.topics.decisions).partitions[partition]]
     instances = stage.tape(stage.topics.instances).partitions[partition]
-    chain(instances, [(a["from"], a["to"]) for a in audits if a["from"] is not None])
+    chain(instances, [(a["from"], a["to"]) for a in audits])
     answers = stage.tape(stage.topics.answers).partitions[partition]
-    chain(answers, [(a["answers_from"], a["answers_to"]) for a in audits if a["answers_from"] is not None])
+    chain(answers, [(a["answers_from"], a["answers_to"]) for a in audits])
     return len(instances)
 
 
@@ -115,6 +124,8 @@ def chain(records: Sequence[Record], spans: Sequence[tuple[int, int]]) -> None:
     offsets = [record.offset for record in records]
     at = 0
     for first, following in spans:
+        if first == following:
+            continue
         assert at < len(offsets), f"[{first}, {following}) lies behind the last record"
         assert first == offsets[at], f"[{first}, {following}) should begin at {offsets[at]}: a gap or a repetition"
         while at < len(offsets) and offsets[at] < following:

@@ -31,7 +31,7 @@ LEAST_BURST: Final = 3.0
 LOAN_EVERY: Final = 7
 LOAN_WITHIN: Final = 200
 
-Permit = Literal["rate", "queue_full", "limit_count", "limit_cost"]
+Permit = Literal["paused", "rate", "queue_full", "limit_count", "limit_cost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class BudgetPlan:
-    """What one partition may spend; `expiry` in seconds, None for never."""
+    """What one partition may spend; `expiry` in seconds, None for never. While `paused` nothing is asked at all."""
 
     rate: float
     loan: int = 20
@@ -54,6 +54,7 @@ class BudgetPlan:
     max_pending: int = 10_000
     expiry: float | None = None
     refund_expired: bool = False
+    paused: bool = False
 
     def deal(self, partitions: int, *, burst: float | None = None) -> list[BudgetPlan]:
         """Share the whole stream's absolute numbers out to its partitions; `burst` None keeps this plan's for each.
@@ -95,6 +96,7 @@ class BudgetPlan:
                 max_pending=queues[p],
                 expiry=self.expiry,
                 refund_expired=self.refund_expired,
+                paused=self.paused,
             )
             for p in range(partitions)
         ]
@@ -173,6 +175,8 @@ class Budget:
 
     def refusal(self, cost: float, pending: int, *, free: bool) -> Permit | None:
         """Say which permit a request lacks, or None when it may be made; `free` ones need no token."""
+        if self._plan.paused:
+            return "paused"
         if not free and self.tokens < 1.0:
             return "rate"
         if pending >= self._plan.max_pending:
