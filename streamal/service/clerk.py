@@ -11,19 +11,36 @@ from collections.abc import Sequence
 from streamal.decoding import AnswerDecoder, InstanceDecoder, received
 from streamal.errors import BadRecord
 from streamal.events import RecordRefused
-from streamal.messages import DeadLetter, Instance
+from streamal.messages import DeadLetter, Instance, Received
 from streamal.sampler import SelectiveSampler
 from streamal.service.outbox import Holding, Outbox
 from streamal.transport.log import Record, TopicPartition
 
 
 class Clerk:
-    """Works for one sampler."""
+    """Works for one sampler; `topic` is the one of the instances."""
 
-    def __init__(self, sampler: SelectiveSampler, instances: InstanceDecoder, answers: AnswerDecoder) -> None:
+    def __init__(
+        self, topic: str, sampler: SelectiveSampler, instances: InstanceDecoder, answers: AnswerDecoder
+    ) -> None:
+        self._topic = topic
         self._sampler = sampler
         self._instances = instances
         self._answers = answers
+
+    def skip(self, outbox: Outbox, holding: Holding) -> None:
+        """Leave out what a new owner was told to; put aside what is known of it: where it lay, and who said so."""
+        for order in holding.skips:
+            topic, partition, first, following = order["topic"], order["partition"], order["first"], order["next"]
+            message = f"left out up to offset {following}, by order of {order['by']}: {order['why']}"
+            lost = Received(topic, partition, first, round(order["at"] * 1000), None, None, ())
+            outbox.collect([RecordRefused(DeadLetter(lost, "skipped", message))])
+            outbox.cover(TopicPartition(topic, partition), first, following)
+            if topic == self._topic:
+                holding.position = following
+            else:
+                holding.answers = following
+        holding.skips = ()
 
     def match(self, outbox: Outbox, holding: Holding, record: Record) -> None:
         """Match one answer with the request it is for."""

@@ -328,6 +328,6 @@ def _lost(partition: TopicPartition, cause: str) -> str:
     return (
         f"there are decisions on {partition.topic}-{partition.partition}, or on another stream in the same topics, but "
         f"{cause}; a group's positions expire after 7 days without members, and a plain offset reset wipes the ledger. "
-        "Nothing is decided without one. Use the former transport.group, or topics of its own for each stream and each "
-        "new start."
+        "Nothing is decided without one. Check transport.group; if it is right, stop all workers and put the ledgers "
+        "back with `streamal ledger recover`. A new start or another stream needs topics of its own."
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, Protocol
 
 from streamal.decoding import AnswerDecoder, InstanceDecoder
@@ -113,7 +113,7 @@ class Loop:
     ) -> None:
         self._craft = craft
         self._control = control
-        self._clerk = Clerk(craft.sampler, craft.instances, craft.answers)
+        self._clerk = Clerk(craft.topics.instances, craft.sampler, craft.instances, craft.answers)
         self._membership = membership
         self._committer = committer
         self._follower = follower
@@ -208,10 +208,13 @@ class Loop:
         if found.torn:
             logger.error(TORN, instances.topic, partition, len(found.torn.requests), len(found.torn.outcomes))
             craft.observer.torn()
+        skips = [*self._control.skips(instances, found.position), *self._control.skips(answers, reached)]
         lane = craft.sampler.open(partition, found.handover)
-        self.holdings[partition] = Holding.take_over(lane, found, reached, craft.sampler.version, craft.made_with)
-        self._membership.seek(instances, found.position)
-        self._membership.seek(answers, reached)
+        self.holdings[partition] = Holding.take_over(
+            lane, found, reached, craft.sampler.version, craft.made_with, [asdict(skip) for skip in skips]
+        )
+        for place, position in ((instances, found.position), (answers, reached)):
+            self._membership.seek(place, max([position, *(skip.next for skip in skips if skip.topic == place.topic)]))
 
     def _settle(self, *, confirm: bool = True) -> None:
         """Take in the end of the former commit."""
@@ -250,6 +253,8 @@ class Loop:
         for event in learned:
             if isinstance(event, ExampleSkipped) and event.outcome.partition in self.holdings:
                 outbox.report(event, places[event.outcome.request_id.encode()])
+        for holding in self.holdings.values():
+            self._clerk.skip(outbox, holding)
         held, self._held = self._held, []
         for record in held:
             self._clerk.match(outbox, self.holdings[record.partition], record)

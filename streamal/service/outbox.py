@@ -7,7 +7,7 @@ whose ledgers get the places of their records as soon as the writer knows them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -24,6 +24,7 @@ from streamal.events import (
 )
 from streamal.lane import Lane
 from streamal.messages import LETTER_BYTES, SCHEMA_HEADERS, DeadLetter, Received, describe
+from streamal.service.audit import Audit
 from streamal.service.ledgers import Inheritance, Pointers, RequestIndex, Topics, encode_metadata
 from streamal.transport.log import Append, Position, TopicPartition, Transaction
 
@@ -61,12 +62,19 @@ class Holding:
     takeover: Mapping[str, Any] | None
     plan: Mapping[str, Any] | None
     adopted: dict[int, int]
+    skips: Sequence[Mapping[str, Any]]
 
     @classmethod
     def take_over(
-        cls, lane: Lane, found: Inheritance, answers: int, model_version: int, made_with: Mapping[str, str]
+        cls,
+        lane: Lane,
+        found: Inheritance,
+        answers: int,
+        model_version: int,
+        made_with: Mapping[str, str],
+        skips: Sequence[Mapping[str, Any]],
     ) -> Holding:
-        """Begin with what the former owner left."""
+        """Begin with what the former owner left; `skips` are the stretches to leave out before anything else."""
         takeover = {
             "position": found.position,
             "ledger_before": found.handover.ledger,
@@ -74,6 +82,7 @@ class Holding:
             "warmed_from": lane.warmed_from,
             "torn": found.torn.as_json(),
             "made_with": made_with,
+            "skips": skips,
         }
         return cls(
             lane,
@@ -84,6 +93,7 @@ class Holding:
             takeover,
             lane.plan.as_json(),
             dict(found.torn.requests),
+            skips,
         )
 
     def settle(self, placed: Placed, partition: int) -> None:
@@ -203,22 +213,20 @@ class Outbox:
     def _audit(self, partition: int, ledger: Mapping[str, Any], holding: Holding) -> None:
         instances = self._spans.get(TopicPartition(self._topics.instances, partition))
         answers = self._spans.get(TopicPartition(self._topics.answers, partition))
-        record = {
-            "partition": partition,
-            "from": instances.first if instances else holding.position,
-            "to": instances.next if instances else holding.position,
-            "answers_from": answers.first if answers else holding.answers,
-            "answers_to": answers.next if answers else holding.answers,
-            "model_version": self._version,
-            "control_version": self._control,
-            "at": self.now,
-            "pointers": astuple(holding.pointers),
-            "takeover": holding.takeover,
-            "plan": holding.plan,
-            "ledger_after": ledger,
-        }
+        record = Audit(
+            partition=partition,
+            instances=(instances.first, instances.next) if instances else (holding.position, holding.position),
+            answers=(answers.first, answers.next) if answers else (holding.answers, holding.answers),
+            model_version=self._version,
+            control_version=self._control,
+            at=self.now,
+            pointers=holding.pointers,
+            takeover=holding.takeover,
+            plan=holding.plan,
+            ledger_after=ledger,
+        )
         holding.takeover = holding.plan = None
-        self._append(self._topics.decisions, partition, orjson.dumps(record), str(partition))
+        self._append(self._topics.decisions, partition, record.encode(), str(partition))
 
     def _predict(self, event: InstancesDecided) -> None:
         for offset, prediction in zip(event.offsets, event.predictions, strict=True):

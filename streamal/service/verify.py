@@ -28,6 +28,7 @@ from streamal.learning.fold import CHECKPOINT_EVERY, Fold
 from streamal.learning.model import Model
 from streamal.messages import decode_outcome, from_iso, to_iso
 from streamal.sampler import Handover, SelectiveSampler
+from streamal.service.audit import Audit
 from streamal.service.clerk import Clerk
 from streamal.service.ledgers import Heritage, Inheritance, Pointers, RequestIndex, Topics, Torn, decode_metadata
 from streamal.service.outbox import Holding, Outbox, Placed
@@ -41,39 +42,8 @@ MODELS_KEPT: Final = 32
 PATIENCE: Final = 5.0
 """Seconds for which a record may be missing at the end of a topic: on Kafka a transaction shows topic by topic."""
 PAUSE: Final = 0.05
-
-
-class Audit(NamedTuple):
-    """A record of `decisions`; a span goes from its first offset up to, but not including, the next one."""
-
-    value: bytes
-    instances: tuple[int, int]
-    answers: tuple[int, int]
-    model_version: int
-    control_version: int
-    at: float
-    pointers: Pointers
-    takeover: Mapping[str, Any] | None
-    plan: Mapping[str, Any] | None
-    ledger_after: Mapping[str, Any]
-
-    @classmethod
-    def read(cls, record: Record) -> Audit:
-        """Read one."""
-        value = record.value or b""
-        found = orjson.loads(value)
-        return cls(
-            value=value,
-            instances=(found["from"], found["to"]),
-            answers=(found["answers_from"], found["answers_to"]),
-            model_version=found["model_version"],
-            control_version=found["control_version"],
-            at=found["at"],
-            pointers=Pointers(*found["pointers"]),
-            takeover=found["takeover"],
-            plan=found["plan"],
-            ledger_after=found["ledger_after"],
-        )
+LAST: Final = 2**63 - 1
+"""No offset is larger."""
 
 
 @dataclass(slots=True)
@@ -294,12 +264,12 @@ class Replay:
         reader = self._reader
         begin = first
         for record in reader.read(decisions, first, last) if stretch.since > 0.0 else ():
-            audit = Audit.read(record)
+            audit = Audit.decode(record.value or b"")
             if audit.at > stretch.since:
                 break
             begin = record.offset if audit.takeover is not None else begin
         for record in reader.read(decisions, begin, last):
-            audit = Audit.read(record)
+            audit = Audit.decode(record.value or b"")
             if audit.at > stretch.until or len(self._report.differences) >= MOST_DIFFERENCES:
                 break
             self._step(audit, compared=audit.at >= stretch.since)
@@ -343,14 +313,21 @@ class Replay:
             heritage = Heritage(subject.log, self._reader, subject.topics, subject.instances, sampler.warmup)
             warmed_from = position if takeover["warmed_from"] is None else takeover["warmed_from"]
             found = heritage.rebuild(self._partition, position, ledger, audit.pointers, torn, warmed_from)
+        requests, outcomes = self._written[subject.topics.label_requests], self._written[subject.topics.outcomes]
+        if last is not None:
+            self._refuse_unclaimed(audit, requests, audit.pointers.requests_end, torn)
+            self._refuse_unclaimed(audit, outcomes, audit.pointers.outcomes_end, torn)
         lane = sampler.open(self._partition, found.handover)
-        holding = Holding.take_over(lane, found, audit.answers[0], fold.version, takeover["made_with"])
+        made_with, skips = takeover["made_with"], takeover["skips"]
+        holding = Holding.take_over(lane, found, audit.answers[0], fold.version, made_with, skips)
         self._instances.aim(position)
         self._answers.aim(audit.answers[0])
         self._outcomes.aim(fold.version)
-        self._written[subject.topics.label_requests].aim(audit.pointers.requests_end)
-        self._written[subject.topics.outcomes].aim(audit.pointers.outcomes_end)
-        return Owner(sampler, fold, Clerk(sampler, subject.instances, subject.answers), holding, torn)
+        requests.aim(audit.pointers.requests_end)
+        outcomes.aim(audit.pointers.outcomes_end)
+        return Owner(
+            sampler, fold, Clerk(subject.topics.instances, sampler, subject.instances, subject.answers), holding, torn
+        )
 
     def _missing(self, audit: Audit, takeover: Mapping[str, Any]) -> str | None:
         """Say which records that the replay needs are no longer kept."""
@@ -374,6 +351,10 @@ class Replay:
             owner.sampler.replan([SamplingPlan.from_json(audit.plan)] * self._count)
             holding.plan = holding.lane.plan.as_json()
         outbox = Outbox(self._subject.topics, audit.model_version, audit.at, audit.control_version)
+        if holding.skips:
+            owner.clerk.skip(outbox, holding)
+            self._instances.aim(holding.position)
+            self._answers.aim(holding.answers)
         for answer in self._answers.until(audit.answers[1]):
             owner.clerk.match(outbox, holding, answer)
         outbox.collect(owner.sampler.tick(audit.at))
@@ -383,6 +364,8 @@ class Replay:
         placed = Placed()
         transaction = outbox.seal({p: holding}, None, placed)
         before = len(self._report.differences)
+        if not any(append.topic == self._subject.topics.decisions for append in transaction.appends):
+            self._differ(audit, "nothing happens in this transaction, so no worker has made it")
         transaction.positions([self._place(owner, append, audit) for append in transaction.appends])
         holding.settle(placed, p)
         if compared:
@@ -405,7 +388,7 @@ class Replay:
         """Find the record that an append became, compare it, and return its offset."""
         topics = self._subject.topics
         if append.topic == topics.decisions:
-            self._compare(audit, "the audit record", append.value, audit.value)
+            self._compare(audit, "the audit record", append.value, audit.encode())
         elif append.topic == topics.dead_letters:
             self._match_letter(append, audit)
         elif append.topic == topics.predictions and self._predictions is not None:
@@ -420,17 +403,25 @@ class Replay:
             return record.offset
         return 0
 
+    def _refuse_unclaimed(self, audit: Audit, cursor: Cursor, stop: int, torn: Torn) -> None:
+        """Report records of this partition before an offset that no transaction has made."""
+        for record in cursor.until(stop):
+            if self._own(record, cursor, torn):
+                key = (record.key or b"").decode()
+                self._differ(audit, f"{record.topic} {key} at offset {record.offset} belongs to no transaction")
+
+    def _own(self, record: Record, cursor: Cursor, torn: Torn) -> bool:
+        """Say whether a record is one of this partition, and no torn transaction left it."""
+        if cursor is not self._written[self._subject.topics.outcomes]:
+            return record.offset not in torn.requests.values()
+        key, p = record.key or b"", self._partition
+        mine = key.startswith(b"%d-" % p) or key == b"moments-%d" % p if key else of_partition(record.value, p)
+        return mine and record.offset not in torn.outcomes
+
     def _next_own(self, cursor: Cursor, torn: Torn) -> Record | None:
-        """Return the next record of this partition that no torn transaction left."""
-        own = (f"{self._partition}-".encode(), f"moments-{self._partition}".encode())
-        left = (
-            {*torn.requests.values()}
-            if cursor is self._written[self._subject.topics.label_requests]
-            else {*torn.outcomes}
-        )
+        """Return the next record of this partition."""
         while (record := cursor.next()) is not None:
-            key = record.key or b""
-            if record.offset not in left and (key.startswith(own[0]) or key == own[1]):
+            if self._own(record, cursor, torn):
                 return record
         return None
 
@@ -452,8 +443,10 @@ class Replay:
         found: dict[tuple[str, int], bytes] = {}
         for record in self._reader.read(place, *self._subject.log.bounds(place)):
             headers = {name: content or b"" for name, content in record.headers}
-            offset = int(headers.get("__streamal.errors.offset", b"-1"))
-            found[headers.get("__streamal.errors.topic", b"").decode(), offset] = digest(record.value, record.headers)
+            about = headers["__streamal.errors.topic"].decode(), int(headers["__streamal.errors.offset"])
+            if about in found and about[0] != self._subject.topics.outcomes:
+                self._report.differences.append(f"two dead letters about {about[0]}, offset {about[1]}")
+            found[about] = digest(record.value, record.headers)
         return found
 
     def _match_letter(self, append: Append, audit: Audit) -> None:
@@ -487,6 +480,8 @@ class Replay:
             self._differ(last, f"the group stands at instance {position.offset}, not behind the last decision")
         elif decode_metadata(position.metadata) != (last.ledger_after, owner.holding.pointers):
             self._differ(last, "the ledger beside the group's position is another one")
+        for cursor in self._written.values():
+            self._refuse_unclaimed(last, cursor, LAST, owner.torn)
 
     def _count_up(self, outbox: Outbox, holding: Holding, audit: Audit) -> None:
         report, topics = self._report, self._subject.topics
@@ -515,6 +510,15 @@ class Replay:
     def _differ(self, audit: Audit, what: str) -> None:
         first, following = audit.instances
         self._report.differences.append(f"instances [{first}, {following}), decided at {to_iso(audit.at)}: {what}")
+
+
+def of_partition(value: bytes | None, partition: int) -> bool:
+    """Say whether an outcome without a key, which no worker writes, speaks of a partition.
+
+    >>> of_partition(b'{"partition": 1}', 1), of_partition(b'{"partition": 1}', 0)
+    (True, False)
+    """
+    return bool(orjson.loads(value or b"{}").get("partition") == partition)
 
 
 def digest(value: bytes | None, headers: Headers) -> bytes:

@@ -86,7 +86,11 @@ MEANINGS: Final = (
         "the position is not in the log: retention removed it, the topic was made anew, or the cluster lost records; "
         "going on would lose or repeat instances, so set the group's offsets knowingly and recover the ledger",
     ),
-    (failed.CorruptRecordError, "a batch fails its checksum: a disk or a network path is damaged; restore the replica"),
+    (
+        failed.CorruptRecordError,
+        "a batch fails its checksum: a disk or a network path is damaged; restore the replica, or if it is lost for good "
+        "leave the batch out with `streamal skip`",
+    ),
     (failed.AuthorizationError, "the principal lacks a right; see the list of ACLs that streamal needs"),
     (RetriableError, "the broker is away, overloaded or electing a leader; see the warnings of the logger kafka"),
 )
@@ -354,6 +358,23 @@ class KafkaLog:
             for where, found in answer[group].items()
             if found.offset >= 0
         }
+
+    def set_positions(self, group: str, positions: Mapping[TopicPartition, Position]) -> None:
+        """Set a group's positions from outside it.
+
+        Raises:
+            CommitRefused: the group has members.
+        """
+        check_metadata(positions)
+        wanted = as_kafka(positions)
+        answer = self._ask(f"set the offsets of {group}", lambda: self._admin.alter_group_offsets(group, wanted))
+        refused = {error.__name__ for error in answer.values() if error is not failed.NoError}
+        if refused:
+            message = (
+                f"the positions of group {group} were not set ({', '.join(sorted(refused))}): it has members; stop its "
+                "workers, wait until their session has ended, and try again"
+            )
+            raise CommitRefused(message)
 
     def membership(self, group: str, topics: Sequence[str], on_revoke: Callable[[], object]) -> Membership:
         """Join a group on co-partitioned topics.

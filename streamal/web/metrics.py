@@ -37,7 +37,7 @@ REASONS: Final = (
     *("missing_features", "too_many_features", "bad_feature_name", "bad_feature_type", "type_mismatch", "bad_id"),
     *("bad_label", "schema_version", "missing_request_id", "bad_request_id", "missing_label", "label_not_number"),
     *("unknown_class", "too_many_classes", "bad_kind", "bad_annotator", "bad_cost", "unknown", "duplicate"),
-    *("conflict", "expired", "cancelled", "bad_revision", "learning_failed"),
+    *("conflict", "expired", "cancelled", "bad_revision", "skipped", "learning_failed"),
 )
 """Why records are refused; a reason that is not listed counts as `other`."""
 OTHER: Final = "other"
