@@ -70,7 +70,7 @@ class AnswerForwarded:
     source: int
     partition: int
     key: bytes | None
-    value: bytes
+    value: bytes | None
 
 
 @dataclass(frozen=True, slots=True)

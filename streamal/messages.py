@@ -314,10 +314,11 @@ class DeadLetter:
     def encode(self) -> tuple[bytes | None, list[tuple[str, bytes]]]:
         """Return value and headers of the record on `dead-letters`; a value that was too large is cut, with its hash.
 
-        Original headers are kept unless they are too large; a null header becomes empty, since not every client can
-        write one. The header `__streamal.errors.cut` names what is not whole: value, key, headers.
+        Original headers are kept unless they are too large. A null header becomes empty, and so does the null value of
+        a record without a key, since not every client can write those. The header `__streamal.errors.cut` names what is
+        not whole: value, key, headers.
         """
-        value = self.received.value
+        value = b"" if self.received.value is self.key is None else self.received.value
         headers = [(name, content or b"") for name, content in self.received.headers]
         cut = []
         context: dict[str, object] = {

@@ -101,7 +101,7 @@ class SelectiveSampler:
             target, offset = parse_request_id(answer.request_id)
             if target != partition and target < self.partitions:
                 received = answer.received
-                events.append(AnswerForwarded(partition, target, received.key, received.value or b""))
+                events.append(AnswerForwarded(partition, target, received.key, received.value))
             else:
                 events.append(self._match(partition, target, offset, answer, now))
         return events

@@ -131,6 +131,11 @@ class Control:
             position = skip.next
         return found
 
+    def readable_from(self, partition: TopicPartition, position: int) -> int:
+        """Return the end of the last stretch before a position that was ordered to be left out, 0 if there is none."""
+        ends = [skip.next for skip in self._skips.values() if (skip.topic, skip.partition) == partition]
+        return max((end for end in ends if end <= position), default=0)
+
     def _apply(self, records: Sequence[Record]) -> Sequence[SamplingPlan] | None:
         plans = None
         for record in records:

@@ -219,8 +219,8 @@ class Heritage:
         """Return the first offset that is kept."""
         return self._log.bounds(partition)[0]
 
-    def inherit(self, partition: int, committed: Position | None) -> Inheritance:
-        """Return all a new owner needs, given the group's position.
+    def inherit(self, partition: int, committed: Position | None, readable_from: int = 0) -> Inheritance:
+        """Return all a new owner needs, given the group's position; no instance before `readable_from` is read.
 
         Raises:
             LedgerLost: the partition has a history, but its ledger is missing or unreadable.
@@ -235,7 +235,7 @@ class Heritage:
         except (ValueError, KeyError, TypeError, orjson.JSONDecodeError) as error:
             raise LedgerLost(_lost(instances, f"its metadata is unreadable ({error})")) from None
         torn = self._torn(partition, pointers)
-        return self.rebuild(partition, committed.offset, ledger, pointers, torn, first)
+        return self.rebuild(partition, committed.offset, ledger, pointers, torn, max(first, readable_from))
 
     def rebuild(
         self, partition: int, position: int, ledger: dict[str, Any], pointers: Pointers, torn: Torn, first: int

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, Literal, Protocol
 
 from streamal.decoding import AnswerDecoder, InstanceDecoder
-from streamal.errors import CommitRefused, DeadlineMissed
+from streamal.errors import CommitRefused, DeadlineMissed, LogDamaged
 from streamal.events import Event, ExampleLearned, ExampleSkipped
 from streamal.lane import SamplingPlan
 from streamal.messages import decode_outcome
@@ -142,7 +142,11 @@ class Loop:
 
     def turn(self) -> None:
         """Poll, decide, and hand over what is due."""
-        polled = self._membership.poll(self._patience(), POLL_LIMIT)
+        try:
+            polled = self._membership.poll(self._patience(), POLL_LIMIT)
+        except LogDamaged:
+            self.finish()
+            raise
         # Before the comparison: a token of a later generation than the epoch would let outdated work through.
         token = self._membership.token()
         if self._membership.epoch != self._epoch:
@@ -204,7 +208,9 @@ class Loop:
         answers = TopicPartition(craft.topics.answers, partition)
         committed = self._membership.committed(answers)
         reached = committed.offset if committed else self._heritage.first(answers)
-        found = self._heritage.inherit(partition, self._membership.committed(instances))
+        stored = self._membership.committed(instances)
+        readable_from = self._control.readable_from(instances, stored.offset) if stored else 0
+        found = self._heritage.inherit(partition, stored, readable_from)
         if found.torn:
             logger.error(TORN, instances.topic, partition, len(found.torn.requests), len(found.torn.outcomes))
             craft.observer.torn()

@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 import orjson
 
 from streamal.decoding import AnswerDecoder, InstanceDecoder
+from streamal.errors import LogDamaged
 from streamal.events import LabelRequested, RequestResolved
 from streamal.lane import SamplingPlan
 from streamal.learning.fold import CHECKPOINT_EVERY, Fold
@@ -160,11 +161,16 @@ class Cursor:
         return record
 
     def _peek(self) -> Record | None:
-        if self._ahead is None:
-            self._ahead = next(self._records, None)
-        if self._ahead is None and (end := self._log.bounds(self._place)[1]) > self._stop:
-            self._records, self._stop = iter(self._reader.read(self._place, self._stop, end)), end
-            self._ahead = next(self._records, None)
+        try:
+            if self._ahead is None:
+                self._ahead = next(self._records, None)
+            if self._ahead is None and (end := self._log.bounds(self._place)[1]) > self._stop:
+                self._records, self._stop = iter(self._reader.read(self._place, self._stop, end)), end
+                self._ahead = next(self._records, None)
+        except LogDamaged:
+            # What comes behind was left out by order, or is missed by the comparison; the client is of no use now.
+            self._reader.close()
+            self._reader, self._records = self._log.reader(), iter(())
         return self._ahead
 
     def close(self) -> None:

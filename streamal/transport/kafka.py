@@ -39,7 +39,7 @@ from kafka import TopicPartition as KafkaPartition
 from kafka import errors as failed
 from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
 
-from streamal.errors import CommitRefused, ConfigError, DeadlineMissed, TopicMissing, TransportError
+from streamal.errors import CommitRefused, ConfigError, DeadlineMissed, LogDamaged, TopicMissing, TransportError
 from streamal.transport.log import Append, Membership, Position, Reader, Record, TopicPartition, Transaction, Writer
 
 Delivery = Literal["exactly_once", "at_least_once"]
@@ -88,12 +88,15 @@ MEANINGS: Final = (
     ),
     (
         failed.CorruptRecordError,
-        "a batch fails its checksum: a disk or a network path is damaged; restore the replica, or if it is lost for good "
-        "leave the batch out with `streamal skip`",
+        "a batch fails its checksum: a disk or a network path is damaged; restore the replica, or if it is lost for "
+        "good leave the batch out with `streamal skip`",
     ),
     (failed.AuthorizationError, "the principal lacks a right; see the list of ACLs that streamal needs"),
     (RetriableError, "the broker is away, overloaded or electing a leader; see the warnings of the logger kafka"),
 )
+
+
+KINDS: Final = ((KafkaTimeoutError, DeadlineMissed), (failed.CorruptRecordError, LogDamaged))
 
 
 def explain(error: BaseException) -> str:
@@ -102,7 +105,8 @@ def explain(error: BaseException) -> str:
     >>> explain(ValueError("Unrecognized partition 3"))
     'ValueError: Unrecognized partition 3'
     >>> explain(failed.CorruptRecordError("t-0")).partition(": a ")[2]
-    'disk or a network path is damaged; restore the replica)'
+    'disk or a network path is damaged; restore the replica, or if it is lost for good leave the batch out with \
+`streamal skip`)'
     """
     name, text = type(error).__name__, str(error)
     said = text if text.startswith(name) else f"{name}: {text}"
@@ -114,7 +118,7 @@ def explain(error: BaseException) -> str:
 
 def translate(error: Exception, doing: str) -> TransportError:
     """Return the project's error for one of kafka-python's."""
-    kind = DeadlineMissed if isinstance(error, KafkaTimeoutError) else TransportError
+    kind = next((kind for cause, kind in KINDS if isinstance(error, cause)), TransportError)
     return kind(f"Kafka did not {doing}: {explain(error)}")
 
 

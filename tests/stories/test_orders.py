@@ -85,13 +85,14 @@ def test_answers_are_corrected_and_questions_taken_back(place: Place, staged: Ca
     decide(stage, range(1_000))
     requests = stage.read(stage.topics.label_requests)
     assert len(requests) > 8
-    first, second, third, fourth, fifth = requests[:5]
+    first, second, third, fourth, fifth, sixth = requests[:6]
 
     def say(request: dict[str, Any], **fields: Any) -> None:
         stage.answer(request["partition"], {"request_id": request["request_id"], **fields})
 
-    def tombstone(request: dict[str, Any]) -> None:
-        stage.append([Append(stage.topics.answers, request["partition"], None, request["request_id"].encode())])
+    def tombstone(request: dict[str, Any], ahead: int = 0) -> None:
+        partition = (request["partition"] + ahead) % stage.count
+        stage.append([Append(stage.topics.answers, partition, None, request["request_id"].encode())])
 
     say(first, label="up")
     say(first, label="down", revision=1, annotator="ada")
@@ -104,6 +105,7 @@ def test_answers_are_corrected_and_questions_taken_back(place: Place, staged: Ca
     say(third, label="up")
     say(fourth, kind="cancel")
     say(fourth, label="down", revision=5)
+    tombstone(sixth, 1)  # on another partition than its request
     say(fifth, kind="unsure")
     say(fifth, label="down", revision=1)
     until(lambda: stage.drained() and stage.caught_up(), "all answers matched")
@@ -118,6 +120,7 @@ def test_answers_are_corrected_and_questions_taken_back(place: Place, staged: Ca
         (names[1], "corrected", None, 3),
     ]
     assert [entry[1] for entry in found if entry[0] in names[2:4]] == ["cancelled", "cancelled"]
+    assert [entry[1] for entry in found if entry[0] == sixth["request_id"]] == ["cancelled"]
     assert [entry[1:] for entry in found if entry[0] == names[4]] == [("abstained", None, 0), ("corrected", "down", 1)]
     letters = [
         dict(record.headers)["__streamal.errors.reason"] for record in stage.tape(stage.topics.dead_letters).records()
