@@ -366,14 +366,14 @@ def describe(config: Path | None) -> None:
 
 @main.group(epilog=examples("streamal budget show", "streamal budget set rate=0.02", "streamal budget reset rate"))
 def budget() -> None:
-    """Look at the budget and change it while the workers run."""
+    """Look at the budget, and change it."""
 
 
 @budget.command("show", epilog=examples("streamal budget show", "streamal budget show --json"))
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_option
 def show_budget(as_json: bool, config: Path | None) -> None:
-    """Show what the config says, and what was set while running: by whom, and when."""
+    """Show what the budget is, and who has set it."""
     from streamal.messages import to_iso
     from streamal.service.control import TUNABLE
 
@@ -402,14 +402,15 @@ def show_budget(as_json: bool, config: Path | None) -> None:
 
 
 @budget.command("set", epilog=examples("streamal budget set rate=0.02", "streamal budget set max_pending=500 rate=0.1"))
-@click.argument("values", nargs=-1, required=True, metavar="KEY=VALUE...")
+@click.argument("values", nargs=-1, required=True, metavar="KEY=VALUE")
 @click.option("--by", help="Who sets it; your user name by default.")
 @click.option("--dry-run", is_flag=True, help="Only say whether it would be taken.")
 @config_option
 def set_budget(values: tuple[str, ...], by: str | None, dry_run: bool, config: Path | None) -> None:
-    """Change keys of [budget] for all workers, within about a second, until `budget reset`.
+    """Change the budget of all workers while they run.
 
-    KEY is rate, burst, limits (as JSON), max_pending or refund_expired. What was earned by then stays earned.
+    It takes about a second and lasts until `budget reset`. Several KEY=VALUE may be given; KEY is rate, burst,
+    limits (as JSON), max_pending or refund_expired. What was earned by then stays earned.
     """
     import orjson
 
@@ -427,11 +428,11 @@ def set_budget(values: tuple[str, ...], by: str | None, dry_run: bool, config: P
 
 
 @budget.command("reset", epilog=examples("streamal budget reset rate"))
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@click.argument("keys", nargs=-1, required=True, metavar="KEY")
 @click.option("--by", help="Who does it; your user name by default.")
 @config_option
 def reset_budget(keys: tuple[str, ...], by: str | None, config: Path | None) -> None:
-    """Go back to what the config says of these keys."""
+    """Go back to the config; several KEYs may be given."""
     _order(config, by, dict.fromkeys(keys))
 
 
@@ -506,11 +507,12 @@ def _user() -> str:
 def skip(
     topic: str, partition: int, offset: int, following: int | None, why: str, by: str | None, config: Path | None
 ) -> None:
-    """Leave out records that cannot be read, from OFFSET on, where a worker ends again and again.
+    """Leave out records that cannot be read.
 
-    OFFSET is where the group stands in that partition: `streamal topics describe` and the worker's error say it. The
-    next worker that takes the partition over at just that place goes on behind them; the audit and a dead letter say
-    who ordered it and why. Nothing is ever left out by itself.
+    For a corrupt batch that is lost for good, at which a worker ends again and again. OFFSET is where the group
+    stands in that partition: `streamal topics describe` and the worker's error say it. The next worker that takes
+    the partition over at just that place goes on behind them; the audit and a dead letter say who ordered it and
+    why. Nothing is ever left out by itself.
     """
     import time
 
@@ -540,9 +542,9 @@ def ledger() -> None:
 @click.option("--dry-run", is_flag=True, help="Only say what would be put back.")
 @config_option
 def recover(dry_run: bool, config: Path | None) -> None:
-    """Put lost ledgers and positions back where the audit says they were; the workers must be stopped.
+    """Put lost ledgers and positions back.
 
-    Ledgers that can be read are left alone.
+    They come from the audit, `decisions`; the workers must be stopped. Ledgers that can be read are left alone.
     """
     from streamal import assemble
     from streamal.service.recovery import Recovery
@@ -751,10 +753,11 @@ def verify(
     as_json: bool,
     config: Path | None,
 ) -> None:
-    """Make every past decision again from the topics alone, and compare it with what was written then.
+    """Make every past decision again, and compare.
 
-    Requests, outcomes, refusals, ledgers and audit records must be equal byte for byte. Nothing is written, so it may
-    run beside the service. It ends with 0 only if nothing differs.
+    Everything is made anew from the topics alone: requests, outcomes, refusals, ledgers and audit records must be
+    equal byte for byte. Nothing is written, so it may run beside the service. It ends with 0 only if nothing
+    differs.
     """
     from rich.console import Console
     from rich.progress import Progress
