@@ -132,9 +132,14 @@ class Lane:
             return False
         ledger = self.ledger()
         self._set_plan(replace(self._plan, budget=plan.budget))
+        self._restore(ledger)
+        return True
+
+    def _restore(self, ledger: Mapping[str, Any]) -> None:
         self._budget.restore(ledger["budget"])
         self._exploration.restore(ledger["exploration"])
-        return True
+        if ledger["budget"]["rate"] != self._plan.budget.rate:
+            self._exploration.begin_anew(self._budget.settle(self._exploration.owed))
 
     @property
     def plan(self) -> SamplingPlan:
@@ -174,8 +179,7 @@ class Lane:
     ) -> None:
         """Go on where the former owner of the partition stopped; called once, before anything else."""
         if ledger is not None:
-            self._budget.restore(ledger["budget"])
-            self._exploration.restore(ledger["exploration"])
+            self._restore(ledger)
             self._strategy.restore(ledger["strategy"])
         for request in requests:
             self.pending.add(request)

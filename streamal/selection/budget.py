@@ -140,7 +140,7 @@ class Budget:
     @property
     def first_exploration(self) -> int:
         """The number of the first instance that exploration may ask about."""
-        return 1 if self._plan.loan else math.ceil(1.0 / self._plan.rate - 1e-9)
+        return self.settle(0.0)
 
     @property
     def allowed(self) -> float:
@@ -203,6 +203,15 @@ class Budget:
         if self._plan.refund_expired:
             self.refunded += 1
             self.tokens = min(self._cap, self.tokens + 1.0)
+
+    def settle(self, owed: float) -> int:
+        """Close exploration's account, of which so much is `owed`; returns the instance a new one may begin with.
+
+        Needed where the rate changes: a block that goes on at another rate could be more than the new one earns. What
+        exploration has overdrawn is earned first, and so is a loan.
+        """
+        self.tokens = min(self._cap, self.tokens + owed)
+        return self.seen + max(1, math.ceil(-self.tokens / self._plan.rate - 1e-9))
 
     def state(self) -> dict[str, Any]:
         """Return the exact state."""
