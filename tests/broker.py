@@ -154,7 +154,9 @@ class Broker:
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in found.items()))
         self._process: subprocess.Popen[bytes] | None = None
         cluster = cluster_id or new_cluster_id()
-        self._run("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties), *formatting)
+        self._run(
+            "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(self._properties), *formatting
+        )
 
     def start(self) -> None:
         """Start the node on its files and return when it accepts connections.
