@@ -214,6 +214,7 @@ class Heritage:
         self._topics = topics
         self._decoder = decoder
         self._warmup = warmup
+        self._bounds: dict[TopicPartition, tuple[int, int]] = {}
 
     def first(self, partition: TopicPartition) -> int:
         """Return the first offset that is kept."""
@@ -225,6 +226,7 @@ class Heritage:
         Raises:
             LedgerLost: the partition has a history, but its ledger is missing or unreadable.
         """
+        self._bounds.clear()
         instances = TopicPartition(self._topics.instances, partition)
         first = self.first(instances)
         if committed is None:
@@ -269,18 +271,24 @@ class Heritage:
     def _requests(self, partition: int, start: int, stop: int) -> Iterator[tuple[int, LabelRequest]]:
         """Yield requests with their places; one by one, for there may be many."""
         place = TopicPartition(self._topics.label_requests, partition)
-        for record in self._reader.read(place, max(self.first(place), start), stop):
+        for record in self._reader.read(place, max(self._known(place)[0], start), stop):
             yield record.offset, LabelRequest.decode(record.value or b"")
+
+    def _known(self, place: TopicPartition) -> tuple[int, int]:
+        """Return the bounds of a partition, which are asked for once in a takeover: each time costs two round trips."""
+        if place not in self._bounds:
+            self._bounds[place] = self._log.bounds(place)
+        return self._bounds[place]
 
     def _torn(self, partition: int, pointers: Pointers) -> Torn:
         """Look for own records that no stored position speaks of."""
-        end = self._log.bounds(TopicPartition(self._topics.label_requests, partition))[1]
+        end = self._known(TopicPartition(self._topics.label_requests, partition))[1]
         requests: dict[int, int] = {}
         for place, request in self._requests(partition, pointers.requests_end, end):
             requests.setdefault(request.offset, place)
         outcomes = TopicPartition(self._topics.outcomes, 0)
-        end = self._log.bounds(outcomes)[1]
-        own = f"{partition}-".encode()
+        end = self._known(outcomes)[1]
+        own = own_key(partition)
         found = [
             record.offset
             for record in self._reader.read(outcomes, max(pointers.outcomes_end, end - TORN_WITHIN), end)
@@ -297,13 +305,15 @@ class Heritage:
             break
         ended: set[int] = set()
         recent: deque[Outcome] = deque(maxlen=REMEMBERED)
-        known = self._reader.read(outcomes, max(self.first(outcomes), start), pointers.outcomes_end)
+        known = self._reader.read(outcomes, max(self._known(outcomes)[0], start), pointers.outcomes_end)
         left = (record for place in torn.outcomes for record in self._reader.read(outcomes, place, place + 1))
+        own = own_key(partition)
         for record in chain(known, left):
-            outcome = decode_outcome(record.value or b"")
-            if isinstance(outcome, Outcome) and outcome.partition == partition:
-                ended.add(outcome.offset)
-                recent.append(outcome)
+            if (record.key or b"").startswith(own):
+                outcome = decode_outcome(record.value or b"")
+                if isinstance(outcome, Outcome):
+                    ended.add(outcome.offset)
+                    recent.append(outcome)
         return ended, list(recent)
 
     def _recent(self, instances: TopicPartition, first: int, position: int) -> list[Instance]:
@@ -322,6 +332,15 @@ class Heritage:
         first, end = self._log.bounds(decisions)
         if next(iter(self._reader.read(decisions, first, end)), None) is not None:
             raise LedgerLost(_lost(TopicPartition(self._topics.instances, partition), "the group has no position"))
+
+
+def own_key(partition: int) -> bytes:
+    """Return how the keys of a partition's requests and outcomes begin.
+
+    >>> own_key(3)
+    b'3-'
+    """
+    return b"%d-" % partition
 
 
 def _lost(partition: TopicPartition, cause: str) -> str:

@@ -289,6 +289,7 @@ class KafkaLog:
             bootstrap_servers, delivery, session_timeout, transaction_timeout, start_deadline, dict(security or {})
         )
         self._admin = self._cluster.admin()
+        self._counts: dict[str, int] = {}
         self._open: list[GroupMembership | TransactionalWriter | IdempotentWriter | PartitionReader] = []
 
     def create_topics(
@@ -419,7 +420,9 @@ class KafkaLog:
         self._admin.close()
 
     def _existing(self, partition: TopicPartition) -> KafkaPartition:
-        count = self.partitions(partition.topic)
+        count = self._counts.get(partition.topic, 0)
+        if partition.partition >= count:
+            count = self._counts[partition.topic] = self.partitions(partition.topic)
         if not 0 <= partition.partition < count:
             message = f"{partition.topic} has {count} partitions, so none with the number {partition.partition}"
             raise TopicMissing(message)
