@@ -11,6 +11,7 @@ Each message says what was expected, what came, the likely cause and the cure.
     ├── SnapshotRefused    a snapshot is unsigned, altered, or made by other versions
     ├── LedgerLost         a partition has a history but no readable ledger
     └── TransportError     the log cannot be reached or did not do what was asked
+        ├── AccessRefused      brokers and client do not accept each other: TLS, login or rights
         ├── TopicMissing       a topic does not exist or has the wrong number of partitions
         ├── CommitRefused      a commit did not go through: fenced, expelled, or in the midst of a rebalance
         └── DeadlineMissed     a start without progress, or a commit, took longer than it may
@@ -65,6 +66,12 @@ class TransportError(StreamalError):
     """The log cannot be reached or did not do what was asked."""
 
     exit_code = 3
+
+
+class AccessRefused(TransportError):
+    """Brokers and client do not accept each other: TLS, login or rights; the same would happen at once again."""
+
+    exit_code = 6
 
 
 class TopicMissing(TransportError):

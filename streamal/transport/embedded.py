@@ -26,6 +26,7 @@ from weakref import WeakSet
 from streamal.errors import CommitRefused, DeadlineMissed, TopicMissing, TransportError
 from streamal.transport.log import Append, Position, TopicPartition, Transaction
 from streamal.transport.log_file import LAST, LogFile, StoredRecord, pack_headers
+from streamal.transport.rights import Right
 
 READ_TIMEOUT: Final = 30.0
 """Seconds `read` waits for a log that has not yet come as far as a pointer into it says."""
@@ -439,6 +440,10 @@ class EmbeddedLog:
         """Return a group's positions from outside it, for those partitions that have one."""
         found = {partition: self._file.position(group, partition) for partition in partitions}
         return {partition: position for partition, position in found.items() if position is not None}
+
+    def missing_rights(self, rights: Collection[Right]) -> Sequence[Right]:
+        """Return none: who may write the file may do everything."""
+        return ()
 
     def membership(self, group: str, topics: Sequence[str], on_revoke: Callable[[], object]) -> EmbeddedMembership:
         """Open a membership, which joins with its first poll.
