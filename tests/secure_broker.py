@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import trustme
 from broker import Broker, free_port
@@ -23,9 +24,22 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 from kafka import KafkaAdminClient
+from kafka.admin import (
+    ACL,
+    ACLOperation,
+    ACLPermissionType,
+    ACLResourcePatternType,
+    ResourcePattern,
+    ResourceType,
+)
+
+from streamal.settings import Settings, load, toml_value
+from streamal.transport.rights import Right
 
 USER: Final = "streamal"
 PASSWORD: Final = "pa55-w0rd-that-no-log-shows"
+OTHERS: Final = ("feeder", "ada", "watcher")
+"""Users who log in by PLAIN only, with the same password."""
 SCRAM: Final = ("SCRAM-SHA-256", "SCRAM-SHA-512")
 LISTENERS: Final[Mapping[str, str]] = {
     "PLAINTEXT": "PLAINTEXT",
@@ -84,6 +98,7 @@ class SecureBroker(Broker):
         controller = free_port()
         places = ",".join(f"{name}://127.0.0.1:{port}" for name, port in ports.items())
         jaas = "sasl.jaas.config"
+        known = " ".join(f'user_{name}="{PASSWORD}"' for name in (USER, *OTHERS))
         properties = {
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
             "listeners": f"{places},CONTROLLER://127.0.0.1:{controller}",
@@ -99,12 +114,13 @@ class SecureBroker(Broker):
             "ssl.truststore.type": "PEM",
             "ssl.truststore.location": str(self.authority.file),
             "listener.name.mutual.ssl.client.auth": "required",
+            "listener.name.mutual.ssl.principal.mapping.rules": "RULE:^.*CN=([^,]+).*$/$1/",
         }
         for listener in ("login", "clear"):
             prefix = f"listener.name.{listener}"
             properties |= {
                 f"{prefix}.sasl.enabled.mechanisms": ",".join(("PLAIN", *SCRAM, "OAUTHBEARER")),
-                f"{prefix}.plain.{jaas}": f'{MODULES}.plain.PlainLoginModule required user_{USER}="{PASSWORD}";',
+                f"{prefix}.plain.{jaas}": f"{MODULES}.plain.PlainLoginModule required {known};",
                 f"{prefix}.oauthbearer.{jaas}": (
                     f'{MODULES}.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";'
                 ),
@@ -122,6 +138,60 @@ class SecureBroker(Broker):
         """Return the address of a listener."""
         return f"{host}:{self._ports[listener]}"
 
-    def admin(self) -> Any:
-        """Open a client of the administrator; a context manager."""
-        return closing(KafkaAdminClient(bootstrap_servers=self.bootstrap))
+    def grant(self, principal: str, *rights: Right) -> None:
+        """Give rights, as the printed commands would."""
+        with closing(KafkaAdminClient(bootstrap_servers=self.bootstrap)) as client:
+            given = client.create_acls([acl(principal, right) for right in rights])
+        assert not given["failed"], given
+
+    def revoke(self, principal: str, *rights: Right) -> None:
+        """Take rights away again."""
+        with closing(KafkaAdminClient(bootstrap_servers=self.bootstrap)) as client:
+            client.delete_acls([acl(principal, right) for right in rights])
+
+
+def acl(principal: str, right: Right) -> ACL:
+    """Return a right as a broker keeps it."""
+    kind = ResourceType[right.resource.upper().replace("-", "_")]
+    pattern = ACLResourcePatternType.PREFIXED if right.prefixed else ACLResourcePatternType.LITERAL
+    operation = ACLOperation[right.operation.upper()]
+    return ACL(principal, "*", operation, ACLPermissionType.ALLOW, ResourcePattern(kind, right.name, pattern))
+
+
+def secrets(directory: Path, broker: SecureBroker) -> None:
+    """Write good and bad secrets, certificates and authorities into a directory."""
+    strangers = directory / "strangers"
+    strangers.mkdir()
+    certificate, key = broker.authority.issue(USER)
+    other_certificate, other_key = Authority(strangers).issue(USER)
+    contents = {
+        "password": PASSWORD.encode(),
+        "wrong": f"not {PASSWORD}".encode(),
+        "token": token().encode(),
+        "expired": token(lifetime=-3600.0).encode(),
+        "ca.pem": broker.authority.file.read_bytes(),
+        "client.pem": certificate.read_bytes(),
+        "client.key": key.read_bytes(),
+        "other.pem": (strangers / "ca.pem").read_bytes(),
+        "other-client.pem": other_certificate.read_bytes(),
+        "other.key": other_key.read_bytes(),
+    }
+    for name, content in contents.items():
+        (directory / name).write_bytes(content)
+
+
+def settings_for(directory: Path, address: str, security: Mapping[str, str], **sections: Mapping[str, Any]) -> Settings:
+    """Return settings that go this way in; names of files are below `directory`, and TLS trusts its authority."""
+    trusting = {"ca_file": "ca.pem"} if security.get("protocol", "").endswith("SSL") else {}
+    found = {
+        name: str(directory / value) if name.endswith("file") else value
+        for name, value in (trusting | dict(security)).items()
+    }
+    transport = {"kind": "kafka", "bootstrap_servers": address, **sections.get("transport", {})}
+    tables = {**sections, "transport": transport, "transport.security": found, "http": {"port": 0}}
+    lines: list[str] = []
+    for name, table in tables.items():
+        lines += [f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in table.items())]
+    path = directory / f"{uuid4().hex}.toml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return load(path)

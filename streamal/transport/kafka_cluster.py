@@ -38,7 +38,8 @@ BLOCK = 10.0  # seconds a producer may wait for its transactional id, for metada
 REACH_WITHIN = (
     8.0  # seconds for one broker to accept a connection; if none does, the supervisor's pauses are the better wait
 )
-SURE = 3  # connections a broker must have closed without a word before that is taken for its answer
+LOGINS = 3  # connections a broker must have closed during the login before that is taken for its answer
+GREETINGS = 8  # the same after the first request; more, as it costs no failed login and a broker that stops does it too
 RETRY = 0.1  # seconds between two tries of an administrative request
 
 # kafka-python raises the last two for unknown partitions and for headers and keys that it cannot send.
@@ -191,13 +192,12 @@ class FirstContact(KafkaConnectionManager):  # type: ignore[misc]  # kafka-pytho
             return examine(host, port, self.config)
         # kafka-python overlooks a last word that comes together with the end of the connection.
         self._closings[connection.node_id] += 1
-        if self._closings[connection.node_id] < SURE:
-            return ""
-        if not mechanism:
+        closings, logged_in = self._closings[connection.node_id], connection.init_future.succeeded()
+        if mechanism and not logged_in and closings >= LOGINS:
+            return f"{place} ends each connection during the login of {user} by {mechanism}; {LOGIN}"
+        if not mechanism and closings >= GREETINGS:
             return f"{place} closes each connection without a word, as brokers do that ask for a login; {LOGIN}"
-        if connection.init_future.succeeded():
-            return ""
-        return f"{place} ends each connection during the login of {user} by {mechanism}; {LOGIN}"
+        return ""
 
 
 def milliseconds(seconds: float) -> int:

@@ -6,10 +6,11 @@ import gc
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from broker import BrokerUnavailable
-from secure_broker import SecureBroker
+from secure_broker import SecureBroker, secrets
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,14 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecureBroker]:
                 raise
             pytest.skip(str(error))
         yield running
+
+
+@pytest.fixture(scope="session")
+def files(secured: SecureBroker, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with good and bad secrets, certificates and authorities."""
+    directory = tmp_path_factory.mktemp("files")
+    secrets(directory, secured)
+    return directory
 
 
 @pytest.fixture(autouse=True)
