@@ -374,10 +374,11 @@ def describe(config: Path | None) -> None:
 def acls(
     principal: str | None, producer: str | None, annotator: str | None, operator: str | None, config: Path | None
 ) -> None:
-    """Print the commands that give each party the rights it needs on Kafka, and no others.
+    """Print the commands that give each party its rights.
 
-    An administrator runs them; with a login of theirs they take --command-config. A principal is User:NAME, with a
-    client certificate User: and its distinguished name as the brokers log it, and with a token its subject.
+    They are the least on Kafka with which each works. An administrator runs them, with a login of theirs by
+    --command-config. A principal is User:NAME; with a client certificate it is User: and the distinguished name as the
+    brokers log it, and with a token its subject.
     """
     from streamal import assemble
     from streamal.service import access

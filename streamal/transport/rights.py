@@ -32,11 +32,10 @@ def transactional_id(slot: str) -> str:
 
 
 def kafka_acls(right: Right, principal: str, bootstrap_servers: str) -> str:
-    r"""Return the command that gives a principal a right.
+    """Return the command that gives a principal a right.
 
-    >>> print(kafka_acls(Right("Write", "transactional-id", "streamal-a-", True), "User:CN=a b", "broker:9092"))
-    kafka-acls.sh --bootstrap-server broker:9092 --add --allow-principal 'User:CN=a b' --operation Write \
---transactional-id streamal-a- --resource-pattern-type prefixed
+    >>> print(kafka_acls(Right("Read", "group", "fraud"), "User:CN=a b", "b:9"))
+    kafka-acls.sh --bootstrap-server b:9 --add --allow-principal 'User:CN=a b' --operation Read --group fraud
     """
     words = ["kafka-acls.sh", "--bootstrap-server", bootstrap_servers, "--add", "--allow-principal", principal]
     words += ["--operation", right.operation, f"--{right.resource}", right.name]

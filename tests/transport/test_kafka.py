@@ -137,7 +137,11 @@ def test_offsets_of_a_refused_commit_never_come_back_with_a_later_one(log: Kafka
             attempt()
     kept = {TopicPartition(topic, 1): Position(2, "kept")}
     log.writer(topic).commit(Transaction([], lambda _: kept, member.token()))
-    assert log.positions(f"group-{topic}", [TopicPartition(topic, p) for p in range(2)]) == kept
+    # The coordinator shows positions a moment after it has confirmed their transaction.
+    deadline = monotonic() + PATIENCE
+    while not (found := log.positions(f"group-{topic}", [TopicPartition(topic, p) for p in range(2)])):
+        assert monotonic() < deadline, "the positions did not come"
+    assert found == kept
 
 
 @pytest.mark.kafka
