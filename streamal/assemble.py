@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
@@ -27,6 +27,7 @@ from streamal.messages import Task
 from streamal.sampler import SelectiveSampler
 from streamal.selection import registry
 from streamal.selection.budget import DEFAULT_BURST, BudgetPlan, Limit
+from streamal.service import access
 from streamal.service.ledgers import Topics
 from streamal.service.loop import Craft
 from streamal.service.process import Service
@@ -36,6 +37,7 @@ from streamal.service.verify import Subject
 from streamal.service.worker import Worker
 from streamal.settings import Settings, revised
 from streamal.transport.log import Log
+from streamal.transport.rights import Right
 from streamal.web.metrics import Metrics
 from streamal.web.server import Server
 
@@ -66,6 +68,7 @@ def open_log(settings: Settings) -> Log:
         delivery=settings.delivery.mode,
         session_timeout=transport.session_timeout,
         security=security_options(settings),
+        token=transport.security.reveal_token if transport.security.token_file else None,
         start_deadline=transport.start_deadline,
     )
 
@@ -77,7 +80,7 @@ def security_options(settings: Settings) -> dict[str, Any]:
         "security_protocol": security.protocol,
         "sasl_mechanism": security.mechanism,
         "sasl_plain_username": security.username,
-        "sasl_plain_password": security.reveal_password() if security.protocol.startswith("SASL") else "",
+        "sasl_plain_password": security.reveal_password() if security.mechanism else "",
         "ssl_cafile": security.ca_file,
         "ssl_certfile": security.cert_file,
         "ssl_keyfile": security.key_file,
@@ -88,6 +91,31 @@ def security_options(settings: Settings) -> dict[str, Any]:
 def topics_of(settings: Settings) -> Topics:
     """Return the names of the topics."""
     return Topics(**settings.topics.model_dump())
+
+
+def principal_of(settings: Settings) -> str:
+    """Return the name by which the brokers know this process, as far as the settings tell."""
+    security = settings.transport.security
+    if security.username:
+        return f"User:{security.username}"
+    return "User:streamal" if security.token_file or security.cert_file else "User:ANONYMOUS"
+
+
+def rights_of(settings: Settings, party: Callable[[Topics, str], Iterable[Right]]) -> list[Right]:
+    """Return what a party of `access` needs with these settings; without transactions nobody needs an id for them."""
+    exactly_once = settings.delivery.mode == "exactly_once"
+    needed = party(topics_of(settings), settings.transport.group)
+    return [right for right in needed if exactly_once or right.resource != "transactional-id"]
+
+
+def check_rights(settings: Settings, log: Log) -> None:
+    """Refuse to start a worker that the brokers would stop later.
+
+    Raises:
+        AccessRefused: a right is missing; the message gives it.
+    """
+    needed = rights_of(settings, access.of_worker)
+    access.check(log, needed, principal_of(settings), settings.transport.bootstrap_servers)
 
 
 def create_topics(settings: Settings, log: Log) -> list[str]:
@@ -233,6 +261,7 @@ def build_service(settings: Settings, log: Log) -> Service:
     """
     topics = topics_of(settings)
     task = check(settings).task
+    check_rights(settings, log)
     plans = plans_of(settings, task, log.partitions(topics.instances))
     store = snapshot_store(settings)
     build = partial(build_model, settings)

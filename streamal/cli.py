@@ -154,8 +154,8 @@ def run(config: Path | None, dry_run: bool, no_supervisor: bool) -> None:
 
     A small parent process restarts the worker when it crashes, unless a restart cannot help.
 
-    Exit codes: 0 orderly end, 1 unexpected, 2 config, 3 transport, 4 commit refused, 5 ledger lost, 7 deadline, 8
-    model.
+    Exit codes: 0 orderly end, 1 unexpected, 2 config, 3 transport, 4 commit refused, 5 ledger lost, 6 access refused,
+    7 deadline, 8 model.
     """
     settings = settings_of(config)
     if dry_run:
@@ -185,6 +185,7 @@ def _explain_run(settings: Settings) -> None:
         click.echo(f"log: {settings.transport.path}, which does not exist yet and will be made")
     else:
         with opened(settings) as log:
+            assemble.check_rights(settings, log)
             found = {topic: log.partitions(topic) for topic in topics.used()}
     for topic, count in found.items():
         click.echo(f"topic {topic}: {counted(count, 'partition')}")
@@ -561,6 +562,44 @@ def recover(dry_run: bool, config: Path | None) -> None:
         click.echo(f"partition {one.partition}: {f'{one.found}; {done}' if one.found else 'sound'}: {stands}")
     if not found:
         click.echo("There is no history: nothing was decided in these topics.")
+
+
+@topics.command(
+    epilog=examples("streamal topics acls", "streamal topics acls --principal User:streamal --annotator User:ada")
+)
+@click.option("--principal", help="Whose worker it is; by default the user of transport.security.")
+@click.option("--producer", help="Who appends instances.")
+@click.option("--annotator", help="Who answers.")
+@click.option("--operator", help="Who looks at the stream and steers it.")
+@config_option
+def acls(
+    principal: str | None, producer: str | None, annotator: str | None, operator: str | None, config: Path | None
+) -> None:
+    """Print the commands that give each party its rights.
+
+    They are the least on Kafka with which each works. An administrator runs them, with a login of theirs by
+    --command-config. A principal is User:NAME; with a client certificate it is User: and the distinguished name as the
+    brokers log it, and with a token its subject.
+    """
+    from streamal import assemble
+    from streamal.service import access
+    from streamal.transport.rights import kafka_acls
+
+    settings = settings_of(config)
+    if settings.transport.kind == "embedded":
+        message = "the embedded log is a file, and its mode says who may use it; rights are Kafka's"
+        raise click.ClickException(message)
+    parties = (
+        ("worker", principal or assemble.principal_of(settings), access.of_worker),
+        ("producer", producer, access.of_producer),
+        ("annotator", annotator, access.of_annotator),
+        ("operator", operator, access.of_operator),
+    )
+    for name, who, party in parties:
+        if who:
+            click.echo(f"# {name}")
+            for right in assemble.rights_of(settings, party):
+                click.echo(kafka_acls(right, who, settings.transport.bootstrap_servers))
 
 
 @main.group(epilog=examples("streamal config init", "streamal config check", "streamal config show"))

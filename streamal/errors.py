@@ -11,6 +11,7 @@ Each message says what was expected, what came, the likely cause and the cure.
     ├── SnapshotRefused    a snapshot is unsigned, altered, or made by other versions
     ├── LedgerLost         a partition has a history but no readable ledger
     └── TransportError     the log cannot be reached or did not do what was asked
+        ├── AccessRefused      brokers and client do not accept each other: TLS, login or rights
         ├── TopicMissing       a topic does not exist or has the wrong number of partitions
         ├── LogDamaged         records cannot be read: a disk or a network path is broken
         ├── CommitRefused      a commit did not go through: fenced, expelled, or in the midst of a rebalance
@@ -68,6 +69,12 @@ class TransportError(StreamalError):
     exit_code = 3
 
 
+class AccessRefused(TransportError):
+    """Brokers and client do not accept each other: TLS, login or rights; the same would happen at once again."""
+
+    exit_code = 6
+
+
 class TopicMissing(TransportError):
     """A topic does not exist or has the wrong number of partitions."""
 
@@ -75,7 +82,7 @@ class TopicMissing(TransportError):
 class LogDamaged(TransportError):
     """Records cannot be read; what came before them is committed before the worker ends."""
 
-    exit_code = 6
+    exit_code = 9
 
 
 class CommitRefused(TransportError):

@@ -146,33 +146,46 @@ class Section(BaseModel):
 
 
 class Security(Section):
-    """How to reach a Kafka that asks for TLS or a login."""
+    """How to reach a Kafka that asks for TLS or a login. Certificates and host names are always checked."""
 
     protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     """SSL encrypts, SASL logs in; anything that leaves the host wants SASL_SSL or SSL."""
-    mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = ""
+    mechanism: Literal["", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = ""
     """The SASL mechanism; the brokers' administrator knows which. PLAIN without SSL shows the password."""
     username: str = ""
-    """The SASL user."""
+    """The SASL user; OAUTHBEARER has none."""
     password: SecretStr | None = None
     """The SASL password."""
     password_file: str = ""
     """A file that holds the SASL password, for secrets that are mounted; its line end is dropped."""
+    token_file: str = ""
+    """A file that holds the token for OAUTHBEARER. It is read anew at each login, so whoever fetches tokens replaces
+    the file in time.
+    """
     ca_file: str = ""
     """PEM file of the authorities to trust; "" trusts those of the system."""
     cert_file: str = ""
     """PEM file of this client's certificate, for brokers that ask for one."""
     key_file: str = ""
-    """PEM file of that certificate's private key."""
+    """PEM file of that certificate's private key, without a password: only the file's mode protects it."""
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        sasl = self.protocol.startswith("SASL")
-        if sasl and not (self.mechanism and self.username and (self.password or self.password_file)):
-            msg = f"protocol {self.protocol} needs mechanism, username and password_file"
-            raise ValueError(msg)
         if bool(self.cert_file) != bool(self.key_file):
             msg = "cert_file and key_file belong together: set both or none"
+            raise ValueError(msg)
+        if (self.ca_file or self.cert_file) and not self.protocol.endswith("SSL"):
+            msg = f"protocol {self.protocol} uses no certificates: set SSL or SASL_SSL, or leave the files out"
+            raise ValueError(msg)
+        if self.mechanism and not self.protocol.startswith("SASL"):
+            msg = f"protocol {self.protocol} does not log in: set SASL_SSL, or leave mechanism out"
+            raise ValueError(msg)
+        password = self.username and (self.password or self.password_file)
+        if self.protocol.startswith("SASL") and not (self.mechanism == "OAUTHBEARER" or (self.mechanism and password)):
+            msg = f"protocol {self.protocol} needs mechanism, username and password_file, or OAUTHBEARER and token_file"
+            raise ValueError(msg)
+        if (self.mechanism == "OAUTHBEARER") != bool(self.token_file):
+            msg = "mechanism OAUTHBEARER and token_file belong together: set both or none"
             raise ValueError(msg)
         return self
 
@@ -183,6 +196,14 @@ class Security(Section):
             ConfigError: `password_file` cannot be read or is empty.
         """
         return _reveal("transport.security.password_file", self.password, self.password_file)
+
+    def reveal_token(self) -> str:
+        """Return the token as the file has it now, or "" if there is none.
+
+        Raises:
+            ConfigError: `token_file` cannot be read or is empty.
+        """
+        return _reveal("transport.security.token_file", None, self.token_file)
 
 
 class Transport(Section):

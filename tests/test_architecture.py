@@ -46,7 +46,7 @@ IMPURE: Final = frozenset(
 )
 """Broker, files, network, clock, chance and environment: the core gets plain values, `now` and a seed."""
 ONLY_IN: Final[Mapping[str, tuple[str, ...]]] = {
-    "kafka": ("transport.kafka",),
+    "kafka": ("transport.kafka", "transport.kafka_cluster"),
     "confluent_kafka": ("transport.confluent",),
     "sqlite3": ("transport.log_file",),
     "prometheus_client": ("web.metrics",),

@@ -129,8 +129,18 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("[transport]\nclient = 'confluent'", ["transport.client", "'kafka-python'"]),
         (
             "[transport.security]\nprotocol = 'SASL_SSL'",
-            ["transport.security", "mechanism, username and password_file"],
+            ["transport.security", "mechanism, username and password_file", "token_file"],
         ),
+        (
+            "[transport.security]\nprotocol = 'SASL_SSL'\nmechanism = 'OAUTHBEARER'",
+            ["mechanism OAUTHBEARER and token_file belong together"],
+        ),
+        (
+            "[transport.security]\nprotocol = 'SASL_SSL'\nmechanism = 'PLAIN'\nusername = 'u'",
+            ["needs mechanism, username and password_file"],
+        ),
+        ("[transport.security]\nmechanism = 'PLAIN'", ["PLAINTEXT does not log in", "set SASL_SSL"]),
+        ("[transport.security]\nca_file = 'ca.pem'", ["PLAINTEXT uses no certificates", "set SSL or SASL_SSL"]),
         ("[transport.security]\ncert_file = 'c.pem'", ["cert_file and key_file belong together"]),
         ("[transport]\nretention = '1d'", ["transport.retention (1d)", "budget.expiry (7d)"]),
         ("[transport]\nretention = '9d'\n[budget]\nexpiry = '0s'", ["transport.retention (9d)", "for ever"]),
@@ -214,6 +224,20 @@ def test_secrets_come_from_files_or_the_environment_and_stay_hidden(
     for text in (show_toml(settings), repr(settings), settings.model_dump_json()):
         assert "hunter" not in text
     assert "# token: set (hidden)" in show_toml(settings)
+
+
+def test_a_token_is_read_each_time_it_is_asked_for(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("hunter2\n")
+    lines = ["[transport.security]", 'protocol = "SASL_SSL"', 'mechanism = "OAUTHBEARER"']
+    settings = load(write(tmp_path, "\n".join([*lines, f"token_file = {toml_value(str(token))}"])))
+    assert settings.transport.security.reveal_token() == "hunter2"
+    token.write_text("hunter3\n")
+    assert settings.transport.security.reveal_token() == "hunter3"
+    assert "hunter" not in show_toml(settings) + repr(settings) + settings.model_dump_json()
+    token.unlink()
+    with pytest.raises(ConfigError, match=r"transport\.security\.token_file"):
+        settings.transport.security.reveal_token()
 
 
 def test_an_unreadable_or_empty_secret_is_an_error(tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """A parent that keeps one worker running: starts it, restarts it with backoff when it crashes, and passes signals on.
 
 It imports nothing heavy, decides nothing, and gives up where a restart cannot help: a wrong config, a lost ledger, a
-model that cannot be built. Where something else restarts processes (Kubernetes, systemd), run the worker without it.
+model that cannot be built. A worker that the brokers do not let in is started again after the longest pause: passwords,
+certificates and rights are mended elsewhere, often while they are being changed, and nobody should have to remember to
+start the worker afterwards; but each try is a failed login, and enough of those lock an account. Where something else
+restarts processes (Kubernetes, systemd), run the worker without it.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import Final
 
-from streamal.errors import ConfigError, LedgerLost, ModelError
+from streamal.errors import AccessRefused, ConfigError, LedgerLost, ModelError, StreamalError
 
 logger = logging.getLogger(__name__)
 
@@ -25,12 +28,16 @@ HEALTHY_AFTER: Final = 60.0
 FINAL_CODES: Final = frozenset({ConfigError.exit_code, LedgerLost.exit_code, ModelError.exit_code})
 
 
-def backoff(crashes: int) -> float:
-    """Return the seconds to wait after so many crashes in a row.
+def backoff(crashes: int, code: int = StreamalError.exit_code) -> float:
+    """Return the seconds to wait after so many crashes in a row, the last of them with this exit code.
 
     >>> [backoff(crashes) for crashes in (1, 2, 3, 20)]
     [0.5, 1.0, 2.0, 30.0]
+    >>> backoff(1, AccessRefused.exit_code)
+    30.0
     """
+    if code == AccessRefused.exit_code:
+        return MOST_BACKOFF
     return min(MOST_BACKOFF, FIRST_BACKOFF * 2.0 ** min(crashes - 1, 16))
 
 
@@ -53,7 +60,7 @@ class Supervisor:
             if code == 0 or self._stopping or code in FINAL_CODES:
                 return max(0, code)
             crashes = 1 if time.monotonic() - begun > HEALTHY_AFTER else crashes + 1
-            pause = backoff(crashes)
+            pause = backoff(crashes, code)
             logger.warning("worker ended, starting it again", extra={"code": code, "pause_seconds": pause})
             self._pause(pause)
             if self._stopping:

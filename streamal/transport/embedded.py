@@ -26,6 +26,7 @@ from weakref import WeakSet
 from streamal.errors import CommitRefused, DeadlineMissed, TopicMissing, TransportError
 from streamal.transport.log import Append, Position, TopicPartition, Transaction
 from streamal.transport.log_file import LAST, LogFile, StoredRecord, pack_headers
+from streamal.transport.rights import Right
 
 READ_TIMEOUT: Final = 30.0
 """Seconds `read` waits for a log that has not yet come as far as a pointer into it says."""
@@ -449,6 +450,10 @@ class EmbeddedLog:
                 message = f"the positions of group {group!r} were not set: it has {members} members; stop its workers"
                 raise CommitRefused(message)
             self._file.place(group, positions)
+
+    def missing_rights(self, rights: Collection[Right]) -> Sequence[Right]:
+        """Return none: who may write the file may do everything."""
+        return ()
 
     def membership(self, group: str, topics: Sequence[str], on_revoke: Callable[[], object]) -> EmbeddedMembership:
         """Open a membership, which joins with its first poll.

@@ -17,109 +17,50 @@ troubles as warnings of the logger `kafka`; leave them on.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from functools import partial
 from threading import Thread
 from time import monotonic, sleep
-from typing import Any, Final, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from kafka import (
     ConsumerGroupMetadata,
     ConsumerRebalanceListener,
     IsolationLevel,
     KafkaAdminClient,
-    KafkaConsumer,
     KafkaProducer,
     OffsetAndMetadata,
     OffsetSpec,
 )
 from kafka import TopicPartition as KafkaPartition
 from kafka import errors as failed
-from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
+from kafka.errors import KafkaError, RetriableError
 
-from streamal.errors import CommitRefused, ConfigError, DeadlineMissed, LogDamaged, TopicMissing, TransportError
+from streamal.errors import AccessRefused, CommitRefused, ConfigError, DeadlineMissed, TopicMissing, TransportError
+from streamal.transport.kafka_cluster import (
+    CLIENT_ERRORS,
+    FETCH_WAIT,
+    REBALANCING,
+    RETRY,
+    Cluster,
+    Delivery,
+    Tokens,
+    explain,
+    milliseconds,
+    translate,
+)
 from streamal.transport.log import Append, Membership, Position, Reader, Record, TopicPartition, Transaction, Writer
+from streamal.transport.rights import Right, transactional_id
 
-Delivery = Literal["exactly_once", "at_least_once"]
 Answer = TypeVar("Answer")
 
 METADATA_LIMIT = 4096  # bytes, the broker's default; beyond it a transaction's producer is lost
-FETCH_BYTES = 128 * 1024  # per partition; kafka-python drains one partition's fetch before it turns to the next
-FETCH_WAIT = 0.1  # seconds; a fetch that waits at the broker delays the first fetch after a seek
-POLL_INTERVAL = 120.0  # seconds a worker may spend between polls; a rebalance waits that long for a stuck one
 JOIN_PATIENCE = 10.0  # seconds beyond the session timeout for which a member may own nothing without a reason
 SLOW_COMMIT = 1.0  # seconds; a packet of a slower commit may still be under way, and only a new producer outlaws it
-BLOCK = 10.0  # seconds a producer may wait for its transactional id, for metadata or for buffers
+FORBIDDEN = failed.TopicAuthorizationFailedError.errno
 GRACE = 2.0  # seconds to abort a transaction, leave a group or close a client
 LAG_AGE = 3.0  # seconds for which the ends of partitions are remembered
-RETRY = 0.1  # seconds between two tries of an administrative request
-
-# kafka-python raises the last two for unknown partitions and for headers and keys that it cannot send.
-CLIENT_ERRORS = (KafkaError, ValueError, TypeError)
-
-FENCED = (failed.ProducerFencedError, failed.InvalidProducerEpochError, failed.InvalidProducerIdMappingError)
-EXPELLED = (failed.CommitFailedError, failed.IllegalGenerationError, failed.UnknownMemberIdError)
-REBALANCING = (failed.RebalanceInProgressError, *EXPELLED)
-TOO_LARGE = (failed.MessageSizeTooLargeError, failed.RecordListTooLargeError)
-OUT_OF_LOG = (failed.OffsetOutOfRangeError, failed.LogTruncationError)
-
-MEANINGS: Final = (
-    (
-        FENCED,
-        "fenced: another process opened the writer of this slot, or this one was silent for longer than the "
-        "transaction timeout; give every process its own slot, and let the supervisor restart this one",
-    ),
-    (
-        REBALANCING,
-        "expelled: the group has rebalanced since the records were polled, and their new owner decides them; let the "
-        "supervisor restart this process, and if it recurs raise the session timeout or give it more CPU",
-    ),
-    (
-        TOO_LARGE,
-        "a record is larger than the client (max_request_size) or the topic (max.message.bytes) allows; raise the "
-        "limit or lower instance.max_bytes",
-    ),
-    (
-        OUT_OF_LOG,
-        "the position is not in the log: retention removed it, the topic was made anew, or the cluster lost records; "
-        "going on would lose or repeat instances, so set the group's offsets knowingly and recover the ledger",
-    ),
-    (
-        failed.CorruptRecordError,
-        "a batch fails its checksum: a disk or a network path is damaged; restore the replica, or if it is lost for "
-        "good leave the batch out with `streamal skip`",
-    ),
-    (failed.AuthorizationError, "the principal lacks a right; see the list of ACLs that streamal needs"),
-    (RetriableError, "the broker is away, overloaded or electing a leader; see the warnings of the logger kafka"),
-)
-
-
-KINDS: Final = ((KafkaTimeoutError, DeadlineMissed), (failed.CorruptRecordError, LogDamaged))
-
-
-def explain(error: BaseException) -> str:
-    """Return the error's class, its message, and what it means for whoever operates the service.
-
-    >>> explain(ValueError("Unrecognized partition 3"))
-    'ValueError: Unrecognized partition 3'
-    >>> explain(failed.CorruptRecordError("t-0")).partition(": a ")[2]
-    'disk or a network path is damaged; restore the replica, or if it is lost for good leave the batch out with \
-`streamal skip`)'
-    """
-    name, text = type(error).__name__, str(error)
-    said = text if text.startswith(name) else f"{name}: {text}"
-    for kinds, meaning in MEANINGS:
-        if isinstance(error, kinds):
-            return f"{said} ({meaning})"
-    return said
-
-
-def translate(error: Exception, doing: str) -> TransportError:
-    """Return the project's error for one of kafka-python's."""
-    kind = next((kind for cause, kind in KINDS if isinstance(error, cause)), TransportError)
-    return kind(f"Kafka did not {doing}: {explain(error)}")
 
 
 def check_metadata(positions: Mapping[TopicPartition, Position]) -> None:
@@ -145,111 +86,24 @@ def as_kafka(positions: Mapping[TopicPartition, Position]) -> dict[Any, Any]:
     return {KafkaPartition(*p): OffsetAndMetadata(offset, metadata) for p, (offset, metadata) in positions.items()}
 
 
-def milliseconds(seconds: float) -> int:
-    """Return a time as kafka-python wants it.
+def operations(described: Mapping[str, Any]) -> Collection[str] | None:
+    """Return what the brokers let us do with a topic or group as they describe it; None where they do not say so.
 
-    >>> milliseconds(0.25)
-    250
+    >>> operations({"error_code": 0, "authorized_operations": ["READ", "DESCRIBE_CONFIGS"]})
+    ['Read', 'DescribeConfigs']
+    >>> operations({"error_code": FORBIDDEN, "authorized_operations": None})
+    ()
     """
-    return round(seconds * 1000)
+    if described.get("error_code") == FORBIDDEN:
+        return ()
+    names = described.get("authorized_operations")
+    return names and [name.title().replace("_", "") for name in names]
 
 
-class Causes(logging.Handler):
-    """Collects the exceptions that kafka-python logs while it connects, since it raises none but a timeout."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._seen: dict[str, None] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Keep each exception among the arguments once."""
-        for argument in record.args if isinstance(record.args, tuple) else ():
-            if isinstance(argument, Exception) and not isinstance(argument, KafkaTimeoutError):
-                self._seen[str(argument)] = None
-
-    def __str__(self) -> str:
-        return ", ".join(self._seen) or "nothing"
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """How to reach the brokers and what to ask of them; opens kafka-python's clients. All times in seconds."""
-
-    bootstrap_servers: str
-    delivery: Delivery
-    session_timeout: float
-    transaction_timeout: float
-    deadline: float
-    security: Mapping[str, object] = field(repr=False)
-
-    def admin(self) -> KafkaAdminClient:
-        """Open an administrative client."""
-        return self._open(KafkaAdminClient, request_timeout_ms=milliseconds(BLOCK))
-
-    def consumer(self, **options: object) -> KafkaConsumer:
-        """Open a consumer of committed records that never resets a position by itself."""
-        return self._open(
-            KafkaConsumer,
-            isolation_level="read_committed",
-            enable_auto_commit=False,
-            auto_offset_reset="none",
-            allow_auto_create_topics=False,
-            fetch_max_wait_ms=milliseconds(FETCH_WAIT),
-            retry_backoff_ms=20,
-            metrics_enabled=False,
-            **options,
-        )
-
-    def member(self, group: str) -> KafkaConsumer:
-        """Open a consumer that may join a group."""
-        return self.consumer(
-            group_id=group,
-            session_timeout_ms=milliseconds(self.session_timeout),
-            heartbeat_interval_ms=milliseconds(min(3.0, self.session_timeout / 3)),
-            max_poll_interval_ms=milliseconds(POLL_INTERVAL),
-            max_partition_fetch_bytes=FETCH_BYTES,
-        )
-
-    def producer(self, transactional_id: str | None = None) -> KafkaProducer:
-        """Open an idempotent producer."""
-        return self._open(
-            KafkaProducer,
-            transactional_id=transactional_id,
-            transaction_timeout_ms=milliseconds(self.transaction_timeout),
-            acks="all",
-            enable_idempotence=True,
-            allow_auto_create_topics=False,
-            batch_size=FETCH_BYTES,
-            max_block_ms=milliseconds(BLOCK),
-            # With the default of 100 ms each transaction waits that long for the one before to be written down.
-            retry_backoff_ms=5,
-            metrics_enabled=False,
-        )
-
-    def _open(self, client: Callable[..., Any], **options: object) -> Any:
-        connections, causes = logging.getLogger("kafka.net"), Causes()
-        connections.addHandler(causes)
-        try:
-            return client(
-                bootstrap_servers=self.bootstrap_servers,
-                client_id="streamal",
-                bootstrap_timeout_ms=milliseconds(self.deadline),
-                # With the default of 30 s a member comes back long after its session has ended.
-                reconnect_backoff_max_ms=1000,
-                **options,
-                **self.security,
-            )
-        except KafkaTimeoutError as error:
-            message = (
-                f"no Kafka broker at {self.bootstrap_servers} let us in within {self.deadline:g} s (logged: {causes}); "
-                "nothing listens there, or its advertised.listeners cannot be reached from here, or user, password or "
-                "TLS settings differ: check transport.bootstrap_servers and transport.security"
-            )
-            raise DeadlineMissed(message) from error
-        except KafkaError as error:
-            raise translate(error, f"open a connection to {self.bootstrap_servers}") from error
-        finally:
-            connections.removeHandler(causes)
+def subscription(member: Mapping[str, Any]) -> Collection[str]:
+    """Return the topics that a member of a group has subscribed to."""
+    metadata = member["member_metadata"]
+    return metadata["topics"] if isinstance(metadata, Mapping) else ()
 
 
 class KafkaLog:
@@ -261,12 +115,14 @@ class KafkaLog:
         session_timeout: seconds without a heartbeat after which the group gives a member's partitions to others.
         transaction_timeout: seconds after which the broker aborts the transaction of a writer that died.
         security: kafka-python's `security_protocol`, `ssl_*` and `sasl_*` options.
+        token: gives the token of each login, for OAUTHBEARER.
         start_deadline: seconds within which a broker must answer, and a reader must make progress.
         replication: replicas of the topics made by `create_topics`; -1 leaves it to the broker.
 
     Raises:
-        ConfigError: an option in `security` does not exist.
+        ConfigError: an option in `security` does not exist, or a file that it names cannot be used.
         DeadlineMissed: no broker has answered in time.
+        AccessRefused: the broker and this client do not accept each other.
     """
 
     def __init__(
@@ -277,6 +133,7 @@ class KafkaLog:
         session_timeout: float = 6.0,
         transaction_timeout: float = 10.0,
         security: Mapping[str, object] | None = None,
+        token: Callable[[], str] | None = None,
         start_deadline: float = 30.0,
         replication: int = -1,
     ) -> None:
@@ -285,8 +142,14 @@ class KafkaLog:
             message = f"transport.security knows no {', '.join(unknown)}; see kafka-python's options for the names"
             raise ConfigError(message)
         self._replication = replication
+        login = {"sasl_oauth_token_provider": Tokens(token)} if token else {}
         self._cluster = Cluster(
-            bootstrap_servers, delivery, session_timeout, transaction_timeout, start_deadline, dict(security or {})
+            bootstrap_servers,
+            delivery,
+            session_timeout,
+            transaction_timeout,
+            start_deadline,
+            {**(security or {}), **login},
         )
         self._admin = self._cluster.admin()
         self._counts: dict[str, int] = {}
@@ -330,13 +193,20 @@ class KafkaLog:
 
         Raises:
             TopicMissing: it does not exist.
+            AccessRefused: it may not be seen.
         """
         answer = self._ask(f"describe the topic {topic}", lambda: self._admin.describe_topics([topic]))
+        if any(described["error_code"] == FORBIDDEN for described in answer):
+            message = (
+                f"the topic {topic} on {self._cluster.bootstrap_servers} may not be seen by this client; `streamal "
+                "topics acls` prints the rights that are needed"
+            )
+            raise AccessRefused(message)
         found: list[object] = [p for described in answer for p in described["partitions"]]
         if not found:
             message = (
-                f"the topic {topic} does not exist on {self._cluster.bootstrap_servers}, or may not be seen; create it "
-                "with `streamal topics create`, or correct its name under [topics]"
+                f"the topic {topic} does not exist on {self._cluster.bootstrap_servers}; create it with `streamal "
+                "topics create`, or correct its name under [topics]"
             )
             raise TopicMissing(message)
         return len(found)
@@ -381,17 +251,40 @@ class KafkaLog:
             )
             raise CommitRefused(message)
 
+    def missing_rights(self, rights: Collection[Right]) -> Sequence[Right]:
+        """Return those rights that the brokers say this client does not have.
+
+        Without an authorizer, and of a topic or group that does not exist yet, they say that all is allowed or nothing.
+        """
+        topics = sorted({right.name for right in rights if right.resource == "topic"})
+        described = self._ask("tell the rights to topics", lambda: self._admin.describe_topics(topics))
+        allowed = {("topic", topic["name"]): operations(topic) for topic in described}
+        for right in rights:
+            where = right.resource, right.name
+            if right.resource == "group":
+                allowed[where] = self._allowed(partial(self._describe_group, right.name))
+            elif right.resource == "transactional-id":
+                # Seeing it is all that can be asked about; a writer that may only see it is refused when it opens.
+                allowed[where] = self._allowed(partial(self._admin.describe_transactions, [right.name]))
+        return [
+            right
+            for right in rights
+            if (may := allowed[right.resource, right.name]) is not None and right.operation not in may
+        ]
+
     def membership(self, group: str, topics: Sequence[str], on_revoke: Callable[[], object]) -> Membership:
         """Join a group on co-partitioned topics.
 
         Raises:
             TopicMissing: a topic does not exist, or they differ in their number of partitions.
+            ConfigError: others use the group for something else.
         """
         counts = {topic: self.partitions(topic) for topic in topics}
         if len(set(counts.values())) != 1:
             listed = ", ".join(f"{topic} {count}" for topic, count in counts.items())
             message = f"topics of one group need the same number of partitions, but: {listed}; add the missing ones"
             raise TopicMissing(message)
+        self._refuse_strangers(group, topics)
         joined = GroupMembership(
             self._cluster, group, topics, on_revoke, overlooked=lambda: self._overlooks(group, topics[0])
         )
@@ -402,7 +295,9 @@ class KafkaLog:
         """Open the writer of a slot; a former transactional writer of the same slot is fenced."""
         exactly_once = self._cluster.delivery == "exactly_once"
         opened = (
-            TransactionalWriter(self._cluster, f"streamal-{slot}") if exactly_once else IdempotentWriter(self._cluster)
+            TransactionalWriter(self._cluster, transactional_id(slot))
+            if exactly_once
+            else IdempotentWriter(self._cluster)
         )
         self._open.append(opened)
         return opened
@@ -427,6 +322,39 @@ class KafkaLog:
             message = f"{partition.topic} has {count} partitions, so none with the number {partition.partition}"
             raise TopicMissing(message)
         return KafkaPartition(*partition)
+
+    def _describe_group(self, group: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._admin.describe_groups([group])[group]
+        if failed.GroupAuthorizationFailedError.__name__ in (found["error"] or ""):
+            raise failed.GroupAuthorizationFailedError(group)
+        return found
+
+    def _allowed(self, describe: Callable[[], Mapping[str, Any]]) -> Collection[str] | None:
+        """Return what may be done with what is described; None where the broker does not say so."""
+        try:
+            return operations(self._ask("tell the rights of this client", describe))
+        except AccessRefused:
+            return ()
+        except TransportError as error:
+            if isinstance(error.__cause__, failed.TransactionalIdNotFoundError):
+                return None
+            raise
+
+    def _refuse_strangers(self, group: str, topics: Sequence[str]) -> None:
+        """Refuse a group whose members do something else: they would get our partitions, or we theirs."""
+        found = self._ask(f"describe the group {group}", lambda: self._describe_group(group))
+        cure = "give transport.group a name of its own, or wait until a former worker's session has ended"
+        if found["protocol_type"] not in ("", "consumer") or "not a classic group" in (found["error"] or ""):
+            kind = found["protocol_type"] or "another kind of"
+            message = f"the group {group} is used by {kind} members, which share no topics with us; {cure}"
+            raise ConfigError(message)
+        read = {topic for member in found["members"] for topic in subscription(member)}
+        if strange := sorted(read - set(topics)):
+            message = (
+                f"the group {group} has members that read {', '.join(strange)}, and not {' and '.join(topics)} alone; "
+                f"{cure}"
+            )
+            raise ConfigError(message)
 
     def _overlooks(self, group: str, topic: str) -> bool:
         """Whether a settled group leaves a member without partitions although it has some to spare."""

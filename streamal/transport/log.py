@@ -16,6 +16,8 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, S
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from streamal.transport.rights import Right
+
 Headers = Sequence[tuple[str, bytes | None]]
 
 
@@ -200,6 +202,12 @@ class Log(Protocol):
 
         Raises:
             CommitRefused: the group has members; nothing is set.
+        """
+
+    def missing_rights(self, rights: Collection[Right]) -> Sequence[Right]:
+        """Return those of these rights that this process does not have, as far as the log can tell; sends nothing.
+
+        Called once, before the group is joined. A log that lets everybody do everything returns none.
         """
 
     def membership(self, group: str, topics: Sequence[str], on_revoke: Callable[[], object]) -> Membership:

@@ -14,6 +14,7 @@ import pytest
 
 from streamal.errors import CommitRefused, TopicMissing
 from streamal.transport.log import Append, Headers, Log, Membership, Position, Record, TopicPartition, Transaction
+from streamal.transport.rights import Right
 
 PATIENCE = 60.0
 
@@ -404,3 +405,15 @@ def test_closing_twice_does_no_harm(log: Log, name: str) -> None:
     ends = (member.membership, Member(log, name, name).membership, log.writer(name), log.reader(), log)
     for end in (*ends, *ends):
         end.close()
+
+
+def test_where_everybody_may_do_everything_no_right_is_missing(log: Log, name: str) -> None:
+    log.create_topics({name: 1})
+    rights = [
+        Right("Read", "topic", name),
+        Right("Write", "topic", name),
+        Right("Read", "group", name),
+        Right("Write", "transactional-id", f"{name}-", prefixed=True),
+    ]
+    assert not log.missing_rights(rights)
+    assert log.bounds(TopicPartition(name, 0)) == (0, 0), "the question has sent something"

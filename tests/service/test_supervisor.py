@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streamal.errors import ConfigError, LedgerLost, ModelError, StreamalError
+from streamal.errors import AccessRefused, ConfigError, LedgerLost, ModelError, StreamalError
 from streamal.service.supervisor import FINAL_CODES, FIRST_BACKOFF, MOST_BACKOFF, backoff
 
 PARENT = "import sys; from streamal.service.supervisor import Supervisor; sys.exit(Supervisor(sys.argv[1:]).run())"
@@ -59,6 +59,11 @@ def test_it_waits_longer_after_each_crash_up_to_a_bound() -> None:
     pauses = [backoff(crashes) for crashes in range(1, 100)]
     assert pauses == sorted(pauses)
     assert (pauses[0], pauses[-1]) == (FIRST_BACKOFF, MOST_BACKOFF)
+
+
+def test_a_worker_that_is_not_let_in_waits_as_long_as_can_be_and_is_not_given_up() -> None:
+    assert {backoff(crashes, AccessRefused.exit_code) for crashes in range(1, 100)} == {MOST_BACKOFF}
+    assert AccessRefused.exit_code not in FINAL_CODES
 
 
 def test_a_crashed_worker_is_started_again(start: Start, tmp_path: Path) -> None:
