@@ -345,8 +345,8 @@ class KafkaLog:
         found = self._ask(f"describe the group {group}", lambda: self._describe_group(group))
         cure = "give transport.group a name of its own, or wait until a former worker's session has ended"
         if found["protocol_type"] not in ("", "consumer") or "not a classic group" in (found["error"] or ""):
-            kind = found["protocol_type"] or "another kind of"
-            message = f"the group {group} is used by {kind} members, which share no topics with us; {cure}"
+            kind = found["protocol_type"] or "group.protocol=consumer"
+            message = f"the group {group} is used by {kind} members, which do not share partitions as we do; {cure}"
             raise ConfigError(message)
         read = {topic for member in found["members"] for topic in subscription(member)}
         if strange := sorted(read - set(topics)):
