@@ -17,6 +17,7 @@ from streamal.errors import TopicMissing, TransportError
 from streamal.transport.log import Append, Headers, Position, TopicPartition
 
 REBALANCE_TIMEOUT: Final = 120.0
+LOOK_EVERY: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +72,14 @@ class Partition:
     def stable(self) -> int:
         """The last stable offset: the first record of the oldest open transaction, or the end."""
         return min(self._undecided.values(), default=len(self.entries))
+
+    @property
+    def end(self) -> int:
+        """The offset after the last committed record."""
+        for entry in reversed(self.entries):
+            if entry is not None and (entry[1] is None or entry[1].state == "committed"):
+                return entry[0].offset + 1
+        return 0
 
     def append(self, place: TopicPartition, append: Append, timestamp: int, txn: Txn | None) -> int:
         """Append a record; returns its offset."""
@@ -214,6 +223,7 @@ class Cluster:
         self.groups: dict[str, Group] = {}
         self.slots: dict[str, Slot] = {}
         self.unmarked: list[tuple[Slot, Txn]] = []
+        self._look_at = 0.0
 
     def partition(self, place: TopicPartition) -> Partition:
         """Return a partition."""
@@ -308,8 +318,11 @@ class Cluster:
         return True
 
     def expire(self) -> None:
-        """End the sessions and transactions whose time is up."""
+        """End the sessions and transactions whose time is up; looks now and then only."""
         now = self.clock()
+        if now < self._look_at:
+            return
+        self._look_at = now + LOOK_EVERY
         for group in self.groups.values():
             group.expire(now, self.session_timeout)
         for slot in self.slots.values():

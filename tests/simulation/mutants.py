@@ -74,11 +74,11 @@ def ledger_kept(patch: Patch) -> None:
     take_over = Loop._take_over
 
     def keep(self: Loop) -> None:
-        lanes = dict(self._craft.sampler.lanes)
+        kept = vars(self).setdefault("kept", {})
+        kept |= self._craft.sampler.lanes
         take_over(self)
-        for partition, lane in lanes.items():
-            if partition in self.holdings:
-                self.holdings[partition].lane = self._craft.sampler.lanes[partition] = lane
+        for partition in kept.keys() & self.holdings.keys():
+            self.holdings[partition].lane = self._craft.sampler.lanes[partition] = kept[partition]
 
     patch.setattr(Loop, "_take_over", keep)
 
@@ -122,17 +122,6 @@ def restored_to_the_stable_end(patch: Patch) -> None:
     patch.setattr(Heritage, "_requests", requests_by_now)
 
 
-def token_taken_late(patch: Patch) -> None:
-    """Take the token when the transaction is handed over instead of when its records were polled."""
-    submit = Loop._submit
-
-    def late(self: Loop, outbox: object) -> None:
-        self._token = self._membership.token()
-        submit(self, outbox)  # type: ignore[arg-type]  # only handed through
-
-    patch.setattr(Loop, "_submit", late)
-
-
 MUTANTS: Final[Sequence[Callable[[Patch], None]]] = (
     offsets_before_sends,
     no_generation,
@@ -141,5 +130,4 @@ MUTANTS: Final[Sequence[Callable[[Patch], None]]] = (
     ledger_kept,
     writer_used_again,
     restored_to_the_stable_end,
-    token_taken_late,
 )

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import sys
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ from streamal.errors import StreamalError, TransportError
 from streamal.learning import snapshot
 from streamal.learning.fold import Fold
 from streamal.learning.model import Model
-from streamal.messages import Features, Outcome, decode_outcome
+from streamal.messages import Features
 from streamal.sampler import SelectiveSampler
 from streamal.service.committer import Committer
 from streamal.service.loop import Craft, Loop, Step
@@ -59,6 +60,8 @@ PATIENCE: Final = 40_000
 INSTANCES: Final = 200
 LAST: Final = 40
 """Instances of these that come when everything is healthy again."""
+LONGEST: Final = 0.5
+"""Seconds that pass in one action at most; more in the end, while nothing is under way."""
 BRISK: Final = 16
 """Steps of a commit that are taken in one go, at most."""
 KINDS: Final[tuple[Kind, ...]] = ("kill", "kill", "freeze", "freeze", "fail")
@@ -179,7 +182,7 @@ class SteppedCommitter(Committer):
             self._refusal, self._steps = refusal, None
         else:
             try:
-                self._process.reach(point)
+                self._process.visit(point)
             except TransportError as error:
                 self._failure = error
 
@@ -272,10 +275,16 @@ class Process:
 
     def reach(self, point: Point) -> None:
         """Let happen at a point what is to happen there, and then what others do meanwhile."""
+        self.visit(point)
+        self.world.interleave(self)
+        if self.dead:
+            raise Killed
+
+    def visit(self, point: Point) -> None:
+        """Let happen at a point what is to happen there."""
         if self.dead:
             raise Killed
         self.world.visit(self, point)
-        self.world.interleave()
         if self.dead:
             raise Killed
 
@@ -304,7 +313,7 @@ class Process:
             commit_interval=0.0,
             clock=lambda: world.now,
             observer=Silent(),
-            checkpoint=Checkpointer(store, self.fold, build, every_outcomes=20, every_seconds=0.0),
+            checkpoint=Checkpointer(store, self.fold, build, every_outcomes=12, every_seconds=0.0),
         )
         return StartedWorker(
             self.log,
@@ -342,18 +351,20 @@ class World:
         self.faults = [replace(fault) for fault in faults]
         self.struck: list[Fault] = []
         self.visits: Counter[tuple[int, Point]] = Counter()
+        self.chaos: Counter[tuple[int, Point]] = Counter()
         self.story: deque[str] = deque(maxlen=60)
         self.actions = 0
         self.most_polled = draw.choice((2, 5, 12))
         self._stops = list(stops)
         self._feeds = draw.choice((2, 6, 15))
-        self._commits = draw.choice((2, 6, BRISK))
+        self._commits = draw.choice((4, 8, BRISK))
         self._meanwhile = draw.choice((0.02, 0.1, 0.25))
         self._marks = draw.random() < 0.3
         self._depth = 0
         self._fed = 0
         self._to_feed = INSTANCES - LAST
         self._slow = 0.15
+        self._longest = LONGEST
         self._read = [0] * self.count
         self._due: list[tuple[float, int, int, bytes]] = []
         self._tapes: dict[str, Tape] = {}
@@ -367,6 +378,7 @@ class World:
             self.actions += 1
             self.act()
         self.faults.clear()
+        self.chaos = Counter(self.visits)
         self._commits, self._to_feed, self._slow = BRISK, INSTANCES, 0.0
         self.tell("healthy from here on")
         for _ in range(PATIENCE):
@@ -374,6 +386,7 @@ class World:
             self.act()
             if self._drained():
                 break
+            self._longest = LONGEST if self._committing() else 4 * LONGEST
         else:
             message = f"nothing fails any more, but after {PATIENCE} actions there is still something to do"
             raise AssertionError(message)
@@ -391,6 +404,7 @@ class World:
             saved = snapshot.load(blob, config_hash=assemble.config_hash(self.settings), key=KEY)
             check_model(self, saved.model, saved.version, PROBES, f"worker {process.slot}")
         assert found.instances == INSTANCES
+        assert found.requests == found.outcomes.total(), "a request was forgotten"
         return found
 
     def digest(self) -> str:
@@ -422,11 +436,17 @@ class World:
                     self._strike(process, fault)
                     return
 
-    def interleave(self) -> None:
-        """At an I/O point: let others act meanwhile, or not."""
-        if self._depth < DEEPEST and self.draw.random() < self._meanwhile:
+    def interleave(self, process: Process) -> None:
+        """At an I/O point: let others act meanwhile, or the process's own client in the background, or nobody."""
+        if self._depth >= DEEPEST or self.draw.random() >= self._meanwhile:
+            return
+        if self.draw.random() < 0.2 and process.membership is not None:
             for _ in range(self.draw.randrange(1, 6)):
+                self._invoke(process, process.membership.step)
                 self.act()
+            return
+        for _ in range(self.draw.randrange(1, 5)):
+            self.act()
 
     def act(self) -> None:
         """Do what comes next."""
@@ -450,7 +470,7 @@ class World:
         elif what < 0.96:
             self._answer()
         else:
-            self._pass(draw.random() * 0.5)
+            self._pass(draw.random() * (LONGEST if self._depth else self._longest))
 
     def _turn(self, process: Process) -> None:
         if self._depth >= DEEPEST:
@@ -511,6 +531,9 @@ class World:
                 self.tell(f"worker {process.slot} wakes up")
 
     def _pass(self, seconds: float) -> None:
+        while seconds > HEARTBEAT:
+            seconds -= HEARTBEAT
+            self._pass(HEARTBEAT)
         self.now += seconds
         self.cluster.expire()
         for process in list(self._processes):
@@ -566,37 +589,40 @@ class World:
 
     def _drained(self) -> bool:
         """Whether every instance is decided, every answer matched, every request resolved, every outcome folded."""
-        if self._due or self._fed < INSTANCES or self.cluster.unmarked:
+        if self._due or self._fed < INSTANCES or self._committing():
             return False
-        if any(slot.txn for slot in self.cluster.slots.values()):
+        if sum(len(process.loop.holdings) for process in self._processes if process.loop is not None) < self.count:
             return False
-        loops = [process.loop for process in self._processes if process.awake]
-        if len(loops) < 2 or any(loop is None or loop.phase == "joining" for loop in loops):
-            return False
-        group = self.cluster.groups[self.settings.transport.group]
-        for topic in (self.topics.instances, self.topics.answers):
-            for number, partition in enumerate(self.cluster.topics[topic]):
-                found = partition.committed(0, EVERYTHING)
-                position = group.positions.get(TopicPartition(topic, number))
-                if found and (position is None or position.offset <= found[-1].offset):
-                    return False
-        outcomes = [
-            record.offset
-            for record in self.cluster.topics[self.topics.outcomes][0].committed(0, EVERYTHING)
-            if isinstance(decode_outcome(record.value or b""), Outcome)
-        ]
-        requests = sum(len(p.committed(0, EVERYTHING)) for p in self.cluster.topics[self.topics.label_requests])
-        versions = [process.fold.version for process in self._processes if process.fold is not None]
-        return len(outcomes) >= requests and min(versions) > outcomes[-1]
+        for process in self._processes:
+            if process.loop is None or process.fold is None or not process.awake or process.loop.phase == "joining":
+                return False
+            if process.fold.version < self.cluster.topics[self.topics.outcomes][0].end:
+                return False
+            if any(len(holding.lane.pending) for holding in process.loop.holdings.values()):
+                return False
+        positions = self.cluster.groups[self.settings.transport.group].positions
+        return all(
+            not partition.end or positions[TopicPartition(topic, number)].offset >= partition.end
+            for topic in (self.topics.instances, self.topics.answers)
+            for number, partition in enumerate(self.cluster.topics[topic])
+        )
+
+    def _committing(self) -> bool:
+        """Whether a transaction is under way."""
+        return any(slot.txn for slot in self.cluster.slots.values()) or any(
+            process.committer is not None and process.committer.busy for process in self._processes
+        )
 
 
 def random_faults(seed: int) -> tuple[list[Fault], list[tuple[int, int]]]:
-    """Draw the faults of a schedule, each point as likely as any other, and the orderly ends."""
+    """Draw the faults of a schedule, a part of them for the commit, where the most is at stake, and the orderly ends."""
     draw = Random(f"faults of {seed}")
+    points = list(Point)
+    commit = points[points.index(Point.BEGIN) : points.index(Point.ABORT) + 1]
     faults = [
         Fault(
             slot=draw.randrange(2),
-            point=draw.choice(list(Point)),
+            point=draw.choice(commit if draw.random() < 0.4 else points),
             kind=draw.choice(KINDS),
             begin=draw.randrange(CHAOS),
             visits=draw.randrange(4),
@@ -609,9 +635,22 @@ def random_faults(seed: int) -> tuple[list[Fault], list[tuple[int, int]]]:
 
 
 def simulate(seed: int) -> World:
-    """Play the schedule of a seed and audit it."""
+    """Play the schedule of a seed and audit it.
+
+    Raises:
+        AssertionError: a promise was broken; with what had happened before, and how to see it again.
+    """
     faults, stops = random_faults(seed)
     world = World(seed, faults, stops=stops)
-    world.play()
-    world.check()
+    try:
+        world.play()
+        world.check()
+    except Exception as error:
+        command = f"STREAMAL_SIMULATION_SEEDS={seed}:{seed + 1} uv run pytest tests/simulation -k random_schedules"
+        message = "\n".join([f"seed {seed}: {type(error).__name__}: {error}", *world.story, f"again: {command}"])
+        raise AssertionError(message) from error
     return world
+
+
+if __name__ == "__main__":
+    print(simulate(int(sys.argv[1])).digest())
