@@ -68,6 +68,7 @@ KINDS: Final[tuple[Kind, ...]] = ("kill", "kill", "freeze", "freeze", "fail")
 MODELS: Final = ("gaussian_nb", "logistic_regression")
 CLASSES: Final = ("down", "up")
 KEY: Final = b"simulation-" * 3
+NOWHERE: Final = Position(0, "")
 PROBES: Final = [
     {"x": x / 3.0, "y": y / 3.0, "weekday": w} for x in range(-4, 5) for y in (-2, 1) for w in ("mo", "su")
 ]
@@ -602,7 +603,7 @@ class World:
                 return False
         positions = self.cluster.groups[self.settings.transport.group].positions
         return all(
-            not partition.end or positions[TopicPartition(topic, number)].offset >= partition.end
+            not partition.end or positions.get(TopicPartition(topic, number), NOWHERE).offset >= partition.end
             for topic in (self.topics.instances, self.topics.answers)
             for number, partition in enumerate(self.cluster.topics[topic])
         )
@@ -615,7 +616,7 @@ class World:
 
 
 def random_faults(seed: int) -> tuple[list[Fault], list[tuple[int, int]]]:
-    """Draw the faults of a schedule, a part of them for the commit, where the most is at stake, and the orderly ends."""
+    """Draw the faults of a schedule, many of them for the commit, where the most is at stake, and the orderly ends."""
     draw = Random(f"faults of {seed}")
     points = list(Point)
     commit = points[points.index(Point.BEGIN) : points.index(Point.ABORT) + 1]
