@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from benchmarks.decisions import decisions
-from benchmarks.service import kafka_loop, never_answered
+from benchmarks.service import delivery, heritage, kafka_loop, never_answered
 
 
 class Case(NamedTuple):
@@ -32,6 +32,16 @@ CASES: Final[Mapping[str, Case]] = {
         "CPU per instance end to end on a real Kafka, answers included, beside a tuned hand-written kafka-python loop",
         "ratio <= 1.5",
         kafka_loop,
+    ),
+    "kafka/delivery": Case(
+        "CPU per instance end to end on a real Kafka with exactly-once delivery, beside at-least-once",
+        "ratio <= 1.1",
+        delivery,
+    ),
+    "kafka/heritage": Case(
+        "time in which a new owner reads what it needs of a partition, without and with its warm-up",
+        "ledger <= 50 ms a partition, whatever the history",
+        heritage,
     ),
     "memory/never-answered": Case(
         "memory of the worker over 1,000,000 instances with requests that nobody ever answers",

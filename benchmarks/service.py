@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -20,6 +20,9 @@ import orjson
 from kafka import KafkaProducer
 
 from benchmarks.measure import HERE, Spread, cpu_seconds, electricity, memory, rounds, slope
+from streamal import assemble
+from streamal.service.ledgers import Heritage
+from streamal.settings import load
 from streamal.transport.kafka import KafkaLog
 from streamal.transport.log import TopicPartition
 
@@ -54,6 +57,8 @@ control = "{group}-control"
 kind = "logistic_regression"
 [budget]
 rate = 0.05
+[delivery]
+mode = "{mode}"
 [http]
 port = {port}
 """
@@ -125,17 +130,17 @@ class Field:
                 process.kill()
                 process.wait()
 
-    def config(self, group: str) -> Path:
+    def config(self, group: str, mode: str = "exactly_once") -> Path:
         """Write the worker's config and create its topics with it."""
         path = self.directory / f"{group}.toml"
-        path.write_text(CONFIG.format(bootstrap=self.bootstrap, group=group, port=free_port()))
+        path.write_text(CONFIG.format(bootstrap=self.bootstrap, group=group, port=free_port(), mode=mode))
         command = [sys.executable, "-m", "streamal", "topics", "create", "-c", str(path)]
         subprocess.run(command, check=True, capture_output=True, cwd=self.directory)
         return path
 
-    def worker(self, group: str) -> tuple[Sequence[str], Path]:
+    def worker(self, group: str, mode: str = "exactly_once") -> tuple[Sequence[str], Path]:
         """Return the worker's command and its directory."""
-        return ("streamal", "run", "--no-supervisor", "-c", str(self.config(group))), self.directory
+        return ("streamal", "run", "--no-supervisor", "-c", str(self.config(group, mode))), self.directory
 
     def tuned_loop(self, group: str) -> tuple[Sequence[str], Path]:
         """Return the tuned loop's command and its directory, after creating its topics."""
@@ -182,6 +187,57 @@ def kafka_loop(stream: Path, repeats: int) -> list[dict[str, Any]]:
         }
         for name, found in runs.items()
     ]
+
+
+def delivery(stream: Path, repeats: int) -> list[dict[str, Any]]:
+    """Measure the worker with either delivery on the same topic, in turn."""
+    runs: dict[str, list[list[Look]]] = {"at_least_once": [], "exactly_once": []}
+    with field(stream, LOOP_INSTANCES) as ground:
+        for number in range(repeats):
+            for mode, found in runs.items():
+                group = f"{mode.replace('_', '-')}-{number}"
+                found.append(ground.answered(group, *ground.worker(group, mode))[0])
+    alone = Spread.of([cost(looks) for looks in runs["at_least_once"]]).median
+    pairs = zip(runs["exactly_once"], runs["at_least_once"], strict=True)
+    return [
+        {
+            "delivery": mode,
+            "cpu_us": (spent := Spread.of([cost(looks) for looks in found])),
+            "ratio": round(spent.median / alone, 3),
+            "instances_per_s": Spread.of([rate(looks) for looks in found]),
+            "per_commit": round(LOOP_INSTANCES / sum(len(looks) for looks in found) * len(found)),
+        }
+        for mode, found in runs.items()
+    ] + [{"delivery": "ratio of each pair", "cpu_us": Spread.of([cost(a) / cost(b) for a, b in pairs])}]
+
+
+def heritage(stream: Path, repeats: int) -> list[dict[str, Any]]:
+    """Measure what a new owner reads of a partition, after histories of several lengths."""
+    found = []
+    with field(stream, LOOP_INSTANCES) as ground:
+        group = "heir"
+        ground.answered(group, *ground.worker(group))
+        settings = load(ground.directory / f"{group}.toml")
+        with closing(assemble.open_log(settings)) as log:
+            topics, task = assemble.topics_of(settings), assemble.check(settings).task
+            decoder, reader = assemble.instance_decoder(settings, task), log.reader()
+            for warmup in (0, 4 * settings.strategy.window):
+                heir = Heritage(log, reader, topics, decoder, warmup)
+                took: list[float] = []
+                for number in range(repeats * PARTITIONS):
+                    place = TopicPartition(topics.instances, number % PARTITIONS)
+                    begun = time.perf_counter()
+                    inherited = heir.inherit(place.partition, log.positions(group, [place])[place])
+                    took.append((time.perf_counter() - begun) * 1000)
+                found.append(
+                    {
+                        "history": LOOP_INSTANCES,
+                        "warmup": warmup,
+                        "pending": len(inherited.handover.requests),
+                        "ms_per_partition": Spread.of(took),
+                    }
+                )
+    return found
 
 
 def cost(looks: Sequence[Look]) -> float:

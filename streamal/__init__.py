@@ -14,7 +14,7 @@ The path of one instance is the order in which to read::
     selection/budget.py, coin.py   the budget permits or refuses, and a coin that a replay tosses alike decides
     sampler.py, lane.py            the core without I/O: a batch in, events out (events.py); simulate runs the same one
     pending.py                     the features are kept as they were asked about
-    service/loop.py, outbox.py     requests, audit, positions and ledger go out in one transaction; somebody answers
+    service/clerk.py, outbox.py    requests, audit, positions and ledger go out in one transaction; somebody answers
     learning/fold.py               the answer comes back through `outcomes`; the model scores it first, then learns it
 
 Around it: `settings` (what can be configured), `assemble` (the only module that knows every concrete class), `cli` and
@@ -34,4 +34,4 @@ from typing import Final
 
 __all__ = ["__version__"]
 
-__version__: Final = "0.1.0"
+__version__: Final = "0.2.0"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from hashlib import sha256
+from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -31,8 +32,9 @@ from streamal.service.loop import Craft
 from streamal.service.process import Service
 from streamal.service.reporter import Reporter
 from streamal.service.snapshots import Checkpointer, SnapshotStore
+from streamal.service.verify import Subject
 from streamal.service.worker import Worker
-from streamal.settings import Settings
+from streamal.settings import Settings, revised
 from streamal.transport.log import Log
 from streamal.web.metrics import Metrics
 from streamal.web.server import Server
@@ -110,8 +112,8 @@ def build_model(settings: Settings) -> Model:
     return presets.build(model.kind, parameters=model.parameters, scaling=model.scaling, seed=settings.strategy.seed)
 
 
-def plans_of(settings: Settings, task: Task, partitions: int) -> list[SamplingPlan]:
-    """Share the budget out to the partitions.
+def plans_of(settings: Settings, task: Task, partitions: int, *, paused: bool = False) -> list[SamplingPlan]:
+    """Share the budget out to the partitions; while `paused` it grants nothing.
 
     Raises:
         ConfigError: the strategy does not fit the model, or a partition's share of the budget is too small.
@@ -129,6 +131,7 @@ def plans_of(settings: Settings, task: Task, partitions: int) -> list[SamplingPl
         max_pending=budget.max_pending,
         expiry=budget.expiry or None,
         refund_expired=budget.refund_expired,
+        paused=paused,
     )
     return [
         SamplingPlan(
@@ -143,6 +146,48 @@ def plans_of(settings: Settings, task: Task, partitions: int) -> list[SamplingPl
         )
         for plan in whole.deal(partitions, burst=budget.burst)
     ]
+
+
+def replan(settings: Settings, task: Task, partitions: int, changed: Mapping[str, Any]) -> list[SamplingPlan]:
+    """Return the plans with some keys of the budget changed, and perhaps `paused`.
+
+    Raises:
+        ConfigError: a value is out of its bounds, or does not go with the others.
+    """
+    values = dict(changed)
+    paused = bool(values.pop("paused", False))
+    return plans_of(revised(settings, "budget", values), task, partitions, paused=paused)
+
+
+def made_with(settings: Settings) -> dict[str, str]:
+    """Return the versions and the config that decisions depend on, besides the plan."""
+    parts = [settings.instance.model_dump(mode="json"), config_hash(settings)]
+    decoded = sha256(orjson.dumps(parts)).hexdigest()[:16]
+    return {
+        "streamal": version("streamal"),
+        "river": version("river"),
+        "config": decoded,
+        "delivery": settings.delivery.mode,
+    }
+
+
+def subject_of(settings: Settings, log: Log) -> Subject:
+    """Return what a verification of this stream needs."""
+    task = check(settings).task
+    return Subject(
+        log=log,
+        topics=topics_of(settings),
+        group=settings.transport.group,
+        build_model=partial(build_model, settings),
+        instances=instance_decoder(settings, task),
+        answers=answer_decoder(settings, task),
+        made_with=made_with(settings),
+    )
+
+
+def answer_decoder(settings: Settings, task: Task) -> AnswerDecoder:
+    """Return what turns records into answers."""
+    return AnswerDecoder(task, settings.model.classes, settings.instance.max_bytes)
 
 
 def instance_decoder(settings: Settings, task: Task) -> InstanceDecoder:
@@ -205,11 +250,13 @@ def build_service(settings: Settings, log: Log) -> Service:
         topics=topics,
         sampler=SelectiveSampler(plans, fold),
         instances=instance_decoder(settings, task),
-        answers=AnswerDecoder(task, settings.model.classes, settings.instance.max_bytes),
+        answers=answer_decoder(settings, task),
         commit_interval=settings.delivery.commit_interval,
         clock=time.time,
         observer=reporter,
         checkpoint=checkpointer,
+        made_with=made_with(settings),
+        replan=partial(replan, settings, task, len(plans)),
     )
     worker = Worker(
         log,

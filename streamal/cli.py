@@ -13,7 +13,9 @@ import click
 from streamal.errors import StreamalError, TransportError
 
 if TYPE_CHECKING:
+    from streamal.service.control import Change
     from streamal.service.inspection import Inspection
+    from streamal.service.verify import Report
     from streamal.settings import Settings
     from streamal.transport.log import Log
 
@@ -362,6 +364,205 @@ def describe(config: Path | None) -> None:
     Console().print(found)
 
 
+@main.group(epilog=examples("streamal budget show", "streamal budget set rate=0.02", "streamal budget reset rate"))
+def budget() -> None:
+    """Look at the budget, and change it."""
+
+
+@budget.command("show", epilog=examples("streamal budget show", "streamal budget show --json"))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_option
+def show_budget(as_json: bool, config: Path | None) -> None:
+    """Show what the budget is, and who has set it."""
+    from streamal.messages import to_iso
+    from streamal.service.control import TUNABLE
+
+    settings = settings_of(config)
+    with opened(settings) as log:
+        changes = _changes(settings, log)
+    stated = settings.budget.model_dump(mode="json") | {"paused": False}
+    rows: list[dict[str, Any]] = [
+        {"key": key, "config": stated[key], "in_force": stated[key], "by": None, "at": None}
+        if (change := changes.get(key)) is None or change.value is None
+        else {"key": key, "config": stated[key], "in_force": change.value, "by": change.by, "at": to_iso(change.at)}
+        for key in TUNABLE
+    ]
+    if as_json:
+        import orjson
+
+        click.echo(orjson.dumps({row["key"]: row for row in rows}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    found = Table("key", "in the config", "in force", "set by", "at")
+    for row in rows:
+        found.add_row(*("" if value is None else str(value) for value in row.values()))
+    Console().print(found)
+
+
+@budget.command("set", epilog=examples("streamal budget set rate=0.02", "streamal budget set max_pending=500 rate=0.1"))
+@click.argument("values", nargs=-1, required=True, metavar="KEY=VALUE")
+@click.option("--by", help="Who sets it; your user name by default.")
+@click.option("--dry-run", is_flag=True, help="Only say whether it would be taken.")
+@config_option
+def set_budget(values: tuple[str, ...], by: str | None, dry_run: bool, config: Path | None) -> None:
+    """Change the budget of all workers while they run.
+
+    It takes about a second and lasts until `budget reset`. Several KEY=VALUE may be given; KEY is rate, burst,
+    limits (as JSON), max_pending or refund_expired. What was earned by then stays earned.
+    """
+    import orjson
+
+    wanted: dict[str, Any] = {}
+    for text in values:
+        key, mark, value = text.partition("=")
+        if not mark:
+            message = f"{text}: expected KEY=VALUE, such as rate=0.02"
+            raise click.UsageError(message)
+        try:
+            wanted[key] = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            wanted[key] = value
+    _order(config, by, wanted, dry_run=dry_run)
+
+
+@budget.command("reset", epilog=examples("streamal budget reset rate"))
+@click.argument("keys", nargs=-1, required=True, metavar="KEY")
+@click.option("--by", help="Who does it; your user name by default.")
+@config_option
+def reset_budget(keys: tuple[str, ...], by: str | None, config: Path | None) -> None:
+    """Go back to the config; several KEYs may be given."""
+    _order(config, by, dict.fromkeys(keys))
+
+
+@main.command(epilog=examples("streamal pause", "streamal pause --by ada"))
+@click.option("--by", help="Who does it; your user name by default.")
+@config_option
+def pause(by: str | None, config: Path | None) -> None:
+    """Ask for no labels until `streamal resume`.
+
+    The workers go on: instances are read and count, answers are learned, and allowance is saved up to the burst.
+    """
+    _order(config, by, {"paused": True})
+
+
+@main.command(epilog=examples("streamal resume"))
+@click.option("--by", help="Who does it; your user name by default.")
+@config_option
+def resume(by: str | None, config: Path | None) -> None:
+    """Ask for labels again."""
+    _order(config, by, {"paused": None})
+
+
+def _changes(settings: Settings, log: Log) -> dict[str, Change]:
+    from streamal.service.control import Change, orders
+
+    found = orders(log, log.reader(), settings.topics.control)
+    return {order.key: order for order in found if isinstance(order, Change)}
+
+
+def _order(config: Path | None, by: str | None, values: dict[str, Any], *, dry_run: bool = False) -> None:
+    """Check changes against the config and what is in force, and put them on the topic `control`."""
+    import time
+
+    from streamal import assemble
+    from streamal.service.control import TUNABLE, Change
+
+    settings = settings_of(config)
+    if unknown := sorted(values.keys() - set(TUNABLE)):
+        message = f"{unknown[0]}: only {', '.join(TUNABLE)} can be changed while running; edit the config and restart"
+        raise click.UsageError(message)
+    with opened(settings) as log:
+        in_force = {key: change.value for key, change in _changes(settings, log).items()}
+        wanted = {key: value for key, value in (in_force | values).items() if value is not None}
+        task = assemble.check(settings).task
+        assemble.replan(settings, task, log.partitions(settings.topics.instances), wanted)
+        if dry_run:
+            click.echo("It would be taken.")
+            return
+        changes = [Change(key, value, by or _user(), time.time()) for key, value in values.items()]
+        with closing(log.writer("control")) as writer:
+            writer.append([change.append(settings.topics.control) for change in changes])
+    done = ", ".join(key if value is None else f"{key} = {value}" for key, value in values.items())
+    click.echo(f"{done}: {'as in the config again' if None in values.values() else 'set'}, within about a second")
+
+
+def _user() -> str:
+    import getpass
+
+    return getpass.getuser()
+
+
+@main.command(epilog=examples('streamal skip instances 0 1234 --to 1300 --why "disk fault on broker 2"'))
+@click.argument("topic", type=click.Choice(["instances", "answers"]))
+@click.argument("partition", type=click.IntRange(0))
+@click.argument("offset", type=click.IntRange(0))
+@click.option(
+    "--to", "following", type=click.IntRange(1), help="The first offset to read again; OFFSET + 1 by default."
+)
+@click.option("--why", required=True, help="For the audit.")
+@click.option("--by", help="Who orders it; your user name by default.")
+@config_option
+def skip(
+    topic: str, partition: int, offset: int, following: int | None, why: str, by: str | None, config: Path | None
+) -> None:
+    """Leave out records that cannot be read.
+
+    For a corrupt batch that is lost for good, at which a worker ends again and again. OFFSET is where the group
+    stands in that partition: `streamal topics describe` and the worker's error say it. The next worker that takes
+    the partition over at just that place goes on behind them; the audit and a dead letter say who ordered it and
+    why. Nothing is ever left out by itself.
+    """
+    import time
+
+    from streamal.service.control import Skip
+    from streamal.transport.log import TopicPartition
+
+    settings = settings_of(config)
+    place = TopicPartition(getattr(settings.topics, topic), partition)
+    following = offset + 1 if following is None else following
+    with opened(settings) as log:
+        first, end = log.bounds(place)
+        if not first <= offset < following <= end:
+            message = f"expected first <= OFFSET < --to <= end, and {place.topic}-{partition} holds {first} to {end}"
+            raise click.UsageError(message)
+        order = Skip(*place, offset, following, by or _user(), time.time(), why)
+        with closing(log.writer("control")) as writer:
+            writer.append([order.append(settings.topics.control)])
+    click.echo(f"{place.topic}-{partition} goes on at {following} once a worker takes it over at {offset}; restart it")
+
+
+@main.group(epilog=examples("streamal ledger recover --dry-run"))
+def ledger() -> None:
+    """Look after the ledgers that lie beside the group's positions."""
+
+
+@ledger.command(epilog=examples("streamal ledger recover --dry-run", "streamal ledger recover"))
+@click.option("--dry-run", is_flag=True, help="Only say what would be put back.")
+@config_option
+def recover(dry_run: bool, config: Path | None) -> None:
+    """Put lost ledgers and positions back.
+
+    They come from the audit, `decisions`; the workers must be stopped. Ledgers that can be read are left alone.
+    """
+    from streamal import assemble
+    from streamal.service.recovery import Recovery
+
+    settings = settings_of(config)
+    with opened(settings) as log:
+        recovery = Recovery(log, assemble.topics_of(settings), settings.transport.group)
+        found = recovery.look()
+        if not dry_run:
+            recovery.put_back(found)
+    for one in found:
+        stands = f"instance {one.position:,}, {one.asked:,} asked of {one.seen:,} seen"
+        done = "would be put back" if dry_run else "put back"
+        click.echo(f"partition {one.partition}: {f'{one.found}; {done}' if one.found else 'sound'}: {stands}")
+    if not found:
+        click.echo("There is no history: nothing was decided in these topics.")
+
+
 @main.group(epilog=examples("streamal config init", "streamal config check", "streamal config show"))
 def config() -> None:
     """Write, check and show the configuration."""
@@ -529,6 +730,92 @@ def status(as_json: bool, config: Path | None) -> None:
     found.add_section()
     found.add_row("all", *map(_figure, total.values()))
     Console().print(found)
+
+
+@main.command(
+    epilog=examples(
+        "streamal verify", "streamal verify --partition 0 --since 2026-11-21T10:00:00Z", "streamal verify --json"
+    )
+)
+@click.option(
+    "--partition", "partitions", type=click.IntRange(0), multiple=True, help="Only this one; may be repeated."
+)
+@click.option("--since", metavar="TIME", help="Only what was decided from then on, as 2026-11-21T10:00:00Z.")
+@click.option("--until", metavar="TIME", help="Only what was decided up to then.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_option
+@click.pass_context
+def verify(
+    ctx: click.Context,
+    partitions: tuple[int, ...],
+    since: str | None,
+    until: str | None,
+    as_json: bool,
+    config: Path | None,
+) -> None:
+    """Make every past decision again, and compare.
+
+    Everything is made anew from the topics alone: requests, outcomes, refusals, ledgers and audit records must be
+    equal byte for byte. Nothing is written, so it may run beside the service. It ends with 0 only if nothing
+    differs.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from streamal import assemble
+    from streamal.service.verify import Stretch, verify
+    from streamal.transport.log import TopicPartition
+
+    settings = settings_of(config)
+    try:
+        stretch = Stretch.between(since, until)
+    except ValueError as error:
+        message = f"expected a time such as 2026-11-21T10:00:00Z: {error}"
+        raise click.UsageError(message) from None
+    with opened(settings) as log:
+        subject = assemble.subject_of(settings, log)
+        count = log.partitions(subject.topics.instances)
+        if strange := [p for p in partitions if p >= count]:
+            message = f"--partition {strange[0]}: there are the partitions 0 to {count - 1}"
+            raise click.UsageError(message)
+        bounds = [log.bounds(TopicPartition(subject.topics.decisions, p)) for p in partitions or range(count)]
+        with Progress(*Progress.get_default_columns(), console=Console(stderr=True), disable=as_json) as progress:
+            bar = progress.add_task("replaying", total=sum(end - first for first, end in bounds))
+            report = verify(subject, partitions, stretch, lambda: progress.advance(bar))
+            progress.update(bar, completed=progress.tasks[0].total)
+    if as_json:
+        import orjson
+
+        click.echo(orjson.dumps(report.as_json()))
+    else:
+        _print_report(report)
+    ctx.exit(0 if report.sound else 1)
+
+
+def _print_report(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    columns = ("takeovers", "transactions", "instances", "requests", "outcomes", "letters")
+    found = Table("partition")
+    for column in columns:
+        found.add_column(column, justify="right")
+    for p in report.partitions:
+        found.add_row(str(p.partition), *(_figure(getattr(p, name)) for name in columns))
+    Console().print(found)
+    for p in report.partitions:
+        for line in p.unverifiable:
+            click.echo(f"partition {p.partition}: not replayed: {line}")
+        if p.torn or p.repeated:
+            done = f"{counted(p.repeated, 'transaction')} done again, {counted(p.torn, 'torn one')} repaired"
+            click.echo(f"partition {p.partition}: {done}")
+        for line in p.differences:
+            click.secho(f"partition {p.partition}: {line}", fg="red")
+    count = sum(len(p.differences) for p in report.partitions)
+    if report.sound:
+        click.echo("Everything that was replayed is equal to the last bit.")
+    else:
+        click.secho(counted(count, "difference") if count else "Nothing could be replayed.", fg="red")
 
 
 def _figure(value: float) -> str:

@@ -23,6 +23,7 @@ from streamal.messages import (
     MAX_INTEGER,
     MAX_NAME,
     MAX_NUMBER,
+    REQUEST_ID,
     SCHEMA,
     Answer,
     AnswerKind,
@@ -37,8 +38,10 @@ from streamal.messages import (
 from streamal.transport.log import Record
 
 NAME: Final = re.compile(rf"[\w .:/-]{{1,{MAX_NAME}}}")
+REQUEST_KEY: Final = re.compile(REQUEST_ID.pattern.encode())
 KNOWN_NAMES: Final = 10_000
 MAX_ID: Final = 256
+MAX_REVISION: Final = 1_000_000
 MAX_DEPTH: Final = 100
 """Levels of a display; the writer of JSON refuses at 254, and the label request around it takes some."""
 SCALARS: Final = frozenset({float, int, str, bool, type(None)})
@@ -282,11 +285,13 @@ class AnswerDecoder:
         self._max_bytes = max_bytes
 
     def __call__(self, record: Record) -> Answer:
-        """Decode one record.
+        """Decode one record; a tombstone whose key is a request's id cancels that request.
 
         Raises:
             BadRecord: with the reason.
         """
+        if record.value is None and record.key is not None and REQUEST_KEY.fullmatch(record.key):
+            return Answer(record.key.decode(), "cancel", None, None, received(record))
         found = parse(record, self._max_bytes)
         request_id = found.get("request_id", MISSING)
         if request_id is MISSING:
@@ -298,8 +303,11 @@ class AnswerDecoder:
         annotator = found.get("annotator")
         if annotator is not None and (type(annotator) is not str or len(annotator) > MAX_ID):
             raise BadRecord("bad_annotator", f"annotator must be a string of at most {MAX_ID} characters")
+        revision = found.get("revision", 0)
+        if type(revision) is not int or not 0 <= revision <= MAX_REVISION:
+            raise BadRecord("bad_revision", f"revision must be a whole number from 0 to {MAX_REVISION}")
         label = self._label(found) if kind == "label" else None
-        return Answer(request_id, kind, label, annotator, received(record))
+        return Answer(request_id, kind, label, annotator, received(record), revision)
 
     def _label(self, found: dict[str, Any]) -> Label:
         if found.get("label") is None:

@@ -12,6 +12,7 @@ Each message says what was expected, what came, the likely cause and the cure.
     ├── LedgerLost         a partition has a history but no readable ledger
     └── TransportError     the log cannot be reached or did not do what was asked
         ├── TopicMissing       a topic does not exist or has the wrong number of partitions
+        ├── LogDamaged         records cannot be read: a disk or a network path is broken
         ├── CommitRefused      a commit did not go through: fenced, expelled, or in the midst of a rebalance
         └── DeadlineMissed     a start without progress, or a commit, took longer than it may
 
@@ -69,6 +70,12 @@ class TransportError(StreamalError):
 
 class TopicMissing(TransportError):
     """A topic does not exist or has the wrong number of partitions."""
+
+
+class LogDamaged(TransportError):
+    """Records cannot be read; what came before them is committed before the worker ends."""
+
+    exit_code = 6
 
 
 class CommitRefused(TransportError):

@@ -31,9 +31,10 @@ class InstancesDecided:
 
 @dataclass(frozen=True, slots=True)
 class LabelRequested:
-    """An instance's label was asked for."""
+    """An instance's label was asked for; an `adopted` request lies in the log already, left by a torn transaction."""
 
     request: LabelRequest
+    adopted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class AnswerForwarded:
     source: int
     partition: int
     key: bytes | None
-    value: bytes
+    value: bytes | None
 
 
 @dataclass(frozen=True, slots=True)

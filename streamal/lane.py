@@ -4,6 +4,9 @@ For each instance: count it and let allowance accrue; let exploration say whethe
 block; let the strategy propose a propensity from the model that has learnt the pending instances; toss the coin.
 Exploration goes first, then the cold start's loan, then the strategy's wish; the budget has the last word on each.
 Nothing here depends on how a stretch of instances was cut into batches, so a replay need not know the cuts.
+
+Requests that a torn transaction left visible, though its ledger was never stored, are adopted: over the stretch they
+lie in these instances are asked about and no others, so that nobody is asked twice and the bound still holds.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from streamal.events import Event, InstancesDecided, LabelRequested, RequestResolved
@@ -21,6 +24,7 @@ from streamal.learning.moments import MomentAccumulator
 from streamal.messages import (
     MAX_CLASSES,
     Answer,
+    AnswerKind,
     Instance,
     Label,
     LabelRequest,
@@ -32,7 +36,7 @@ from streamal.messages import (
     Task,
 )
 from streamal.pending import PendingRequests
-from streamal.selection.budget import Budget, BudgetPlan
+from streamal.selection.budget import Budget, BudgetPlan, Limit
 from streamal.selection.coin import Coin
 from streamal.selection.exploration import Exploration
 from streamal.selection.registry import build
@@ -45,6 +49,12 @@ MOMENTS_SPACING: Final = 1.0
 """Seconds between two records of moments of a partition, at least."""
 OUTLOOK: Final = 0.5
 """How far ahead to predict with the copy, in expected requests: each request changes the copy."""
+ENDINGS: Final[Mapping[AnswerKind, OutcomeKind]] = {
+    "label": "learned",
+    "unsure": "abstained",
+    "invalid": "invalid",
+    "cancel": "cancelled",
+}
 REPLAY: Final = "replay"
 """The annotator's name where an instance brought its own label."""
 
@@ -65,6 +75,21 @@ class SamplingPlan:
     task: Task = "classification"
     serve: bool = False
 
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as a JSON object, for the audit."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> SamplingPlan:
+        """Read back `as_json`.
+
+        >>> SamplingPlan.from_json(SamplingPlan(BudgetPlan(rate=0.05)).as_json()) == SamplingPlan(BudgetPlan(rate=0.05))
+        True
+        """
+        budget = dict(found["budget"])
+        limits = tuple(Limit(**limit) for limit in budget.pop("limits"))
+        return cls(**{**found, "budget": BudgetPlan(**budget, limits=limits)})
+
     def build_strategy(self, fold: Fold) -> QueryStrategy:
         """Build the strategy of one partition."""
         spec = StrategySpec(self.budget.rate, self.window, self.parameters, lambda: fold.model)
@@ -75,24 +100,51 @@ class Lane:
     """Everything of one partition that changes as it is decided on."""
 
     def __init__(self, plan: SamplingPlan, partition: int, fold: Fold) -> None:
-        self._plan = plan
         self._partition = partition
         self._fold = fold
         self._strategy = plan.build_strategy(fold)
         self._coin = Coin(plan.seed, partition)
-        self._budget = Budget(plan.budget)
-        self._exploration = Exploration(
-            plan.budget.rate, plan.explore, self._coin, begin=self._budget.first_exploration
-        )
-        self._standing = Standing(rate=plan.budget.rate, cap=self._budget.cap)
+        self._set_plan(plan)
         self._lookahead = Lookahead()
         self._moments = MomentAccumulator()
         self._moments_at = -math.inf
         self.pending = PendingRequests()
         self._latest = math.inf
-        self.taken_over_at = 0
-        """The model's version at the takeover: soft state was built with that one."""
+        self._adopted: dict[int, LabelRequest] = {}
+        self._adopted_end = 0
         self.warmed_from: int | None = None
+        """The oldest of the past instances that the soft state was built from."""
+
+    def _set_plan(self, plan: SamplingPlan) -> None:
+        self._plan = plan
+        self._budget = Budget(plan.budget)
+        self._exploration = Exploration(
+            plan.budget.rate, plan.explore, self._coin, begin=self._budget.first_exploration
+        )
+        self._standing = Standing(rate=plan.budget.rate, cap=self._budget.cap)
+
+    def replan(self, plan: SamplingPlan) -> bool:
+        """Go on with another budget where the ledger stands; returns whether it is another one.
+
+        What was earned stays earned: only the instances to come count at the new rate.
+        """
+        if plan.budget == self._plan.budget:
+            return False
+        ledger = self.ledger()
+        self._set_plan(replace(self._plan, budget=plan.budget))
+        self._restore(ledger)
+        return True
+
+    def _restore(self, ledger: Mapping[str, Any]) -> None:
+        self._budget.restore(ledger["budget"])
+        self._exploration.restore(ledger["exploration"])
+        if ledger["budget"]["rate"] != self._plan.budget.rate:
+            self._exploration.begin_anew(self._budget.settle(self._exploration.owed))
+
+    @property
+    def plan(self) -> SamplingPlan:
+        """How this partition is sampled now."""
+        return self._plan
 
     @property
     def seen(self) -> int:
@@ -123,17 +175,18 @@ class Lane:
         requests: Sequence[LabelRequest],
         outcomes: Sequence[Outcome],
         recent: Sequence[Instance],
+        adopted: Sequence[LabelRequest] = (),
     ) -> None:
         """Go on where the former owner of the partition stopped; called once, before anything else."""
         if ledger is not None:
-            self._budget.restore(ledger["budget"])
-            self._exploration.restore(ledger["exploration"])
+            self._restore(ledger)
             self._strategy.restore(ledger["strategy"])
         for request in requests:
             self.pending.add(request)
-        self.taken_over_at = self._fold.version
         for outcome in outcomes:
-            self.pending.remove(outcome.offset, outcome.kind, outcome.label)
+            self.pending.remove(outcome)
+        self._adopted = {request.offset: request for request in adopted}
+        self._adopted_end = max(self._adopted, default=-1) + 1
         self._warm(recent)
 
     def _warm(self, recent: Sequence[Instance]) -> None:
@@ -217,7 +270,10 @@ class Lane:
         wanted = self._coin.toss(instance.offset) < propensity
         would_select = wanted and budget.tokens >= 1.0
         reason: Reason | None = None
-        if drawn:
+        if instance.offset < self._adopted_end:
+            if (made := self._adopted.get(instance.offset)) is not None:
+                reason, propensity = made.reason, made.propensity
+        elif drawn:
             reason, propensity = "exploration", exploration.floor
         elif budget.lends and budget.may_borrow(exploration.to_come(budget.loan_end)):
             reason, propensity = "cold_start", 1.0
@@ -226,6 +282,8 @@ class Lane:
         if reason is None:
             declined["low_utility"] += 1
             asked = False
+        elif instance.offset in self._adopted:
+            asked = True
         else:
             refusal = budget.refusal(instance.cost, pending, free=reason != "uncertainty")
             asked = refusal is None
@@ -243,6 +301,8 @@ class Lane:
     ) -> list[Event]:
         """Make the label request; where the instance brought a label that is taken, the outcome follows at once."""
         utility, propensity, reason, would_select = asked
+        if (made := self._adopted.pop(instance.offset, None)) is not None:
+            return self._await(made, instance, now, adopted=True)
         if served is None:
             served = self._fold.model.predict([instance.features])[0]
         plan = self._plan.budget
@@ -263,9 +323,12 @@ class Lane:
             expires_at=None if plan.expiry is None else round(now + plan.expiry, 3),
             budget={"seen": self.seen, "asked": self.asked, "allowed": round(self.allowed, 9)},
         )
+        return self._await(request, instance, now)
+
+    def _await(self, request: LabelRequest, instance: Instance, now: float, *, adopted: bool = False) -> list[Event]:
         self.pending.add(request)
-        self._lookahead.asked(instance.features, served)
-        events: list[Event] = [LabelRequested(request)]
+        self._lookahead.asked(instance.features, request.prediction)
+        events: list[Event] = [LabelRequested(request, adopted)]
         if instance.label is not None and self.takes(instance.label):
             events.append(self._end(request, "learned", instance.label, REPLAY, now))
         return events
@@ -281,19 +344,47 @@ class Lane:
         if request is None:
             message = f"request {answer.request_id} does not wait for an answer"
             raise LookupError(message)
-        kinds: dict[str, OutcomeKind] = {"label": "learned", "unsure": "abstained", "invalid": "invalid"}
-        return self._end(request, kinds[answer.kind], answer.label, answer.annotator, now)
+        return self._end(request, ENDINGS[answer.kind], answer.label, answer.annotator, now, answer.revision)
+
+    def corrects(self, offset: int, answer: Answer) -> bool:
+        """Say whether an answer is a later revision of one that ended the request not long ago."""
+        before = self.pending.gone(offset)
+        return (
+            before is not None
+            and before.kind not in ("expired", "cancelled")
+            and answer.kind in ("label", "unsure", "invalid")
+            and answer.revision > before.revision
+        )
+
+    def correct(self, offset: int, answer: Answer, now: float) -> RequestResolved:
+        """Correct what an earlier revision said; called only if the answer `corrects`."""
+        before = self.pending.gone(offset)
+        if before is None:
+            message = f"request {answer.request_id} has not been answered, so there is nothing to correct"
+            raise LookupError(message)
+        corrected = replace(
+            before,
+            kind="corrected",
+            label=answer.label,
+            annotator=answer.annotator,
+            revision=answer.revision,
+            resolved_at=round(now, 3),
+        )
+        self.pending.remove(corrected)
+        return RequestResolved(corrected, max(0.0, now - before.requested_at))
 
     def why_unmatched(self, partition: int, offset: int, answer: Answer) -> tuple[str, str]:
         """Return reason and message for an answer to a request that does not wait."""
         gone = self.pending.gone(offset) if partition == self._partition else None
         if gone is None:
             return "unknown", "no such request waits: it was never made, or it ended too long ago to be remembered"
-        kind, label = gone
-        if kind == "expired":
+        if gone.kind == "expired":
             return "expired", "the request's time was up before this answer came"
-        if answer.kind == "label" and (kind != "learned" or label != answer.label):
-            return "conflict", "the request was answered differently before; the first answer counts"
+        if gone.kind == "cancelled" and answer.kind != "cancel":
+            return "cancelled", "the request was taken back before this answer came"
+        if answer.kind == "label" and (not gone.teaches or gone.label != answer.label):
+            message = "the request was answered differently before; the first answer counts, unless a later `revision`"
+            return "conflict", message
         return "duplicate", "the request was answered before"
 
     def expire(self, now: float) -> list[RequestResolved]:
@@ -305,9 +396,14 @@ class Lane:
         return events
 
     def _end(
-        self, request: LabelRequest, kind: OutcomeKind, label: Label | None, annotator: str | None, now: float
+        self,
+        request: LabelRequest,
+        kind: OutcomeKind,
+        label: Label | None,
+        annotator: str | None,
+        now: float,
+        revision: int = 0,
     ) -> RequestResolved:
-        self.pending.remove(request.offset, kind, label)
         outcome = Outcome(
             kind=kind,
             partition=request.partition,
@@ -326,7 +422,9 @@ class Lane:
             requested_at=request.requested_at,
             resolved_at=round(now, 3),
             annotator=annotator,
+            revision=revision,
         )
+        self.pending.remove(outcome)
         return RequestResolved(outcome, max(0.0, now - request.requested_at))
 
     def moments_due(self, now: float) -> Moments | None:

@@ -51,8 +51,8 @@ Label = str | float
 Task = Literal["classification", "regression"]
 
 Reason = Literal["uncertainty", "exploration", "cold_start", "coverage", "drift", "rare_class"]
-AnswerKind = Literal["label", "skip", "unsure", "invalid"]
-OutcomeKind = Literal["learned", "abstained", "invalid", "expired"]
+AnswerKind = Literal["label", "skip", "unsure", "invalid", "cancel"]
+OutcomeKind = Literal["learned", "abstained", "invalid", "expired", "cancelled", "corrected"]
 
 
 VALUE: Final = ""
@@ -93,13 +93,18 @@ class Received(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What an annotator said to a label request; `received` is the record as it came, to be forwarded or refused."""
+    """What an annotator said to a label request; `received` is the record as it came, to be forwarded or refused.
+
+    `revision` counts an annotator's changes of mind: a later one than the request's last corrects it. `cancel`, or a
+    tombstone with the request's id as its key, takes the question back.
+    """
 
     request_id: str
     kind: AnswerKind
     label: Label | None
     annotator: str | None
     received: Received
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +185,10 @@ class LabelRequest:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a label request; with `kind="learned"` it is a labelled example, and the model learns it.
+    """What became of a label request; one that `teaches` is a labelled example, and the model learns it.
 
+    `corrected` follows an earlier outcome of the same request: its label is the later revision of the answer, None
+    where it was taken back. What was learned before stays learned; the model learns the corrected example as well.
     `prediction`, `model_version`, `utility` and `propensity` are those of the moment of asking.
     """
 
@@ -202,11 +209,17 @@ class Outcome:
     requested_at: float
     resolved_at: float
     annotator: str | None
+    revision: int = 0
 
     @property
     def request_id(self) -> str:
         """`<partition>-<instance offset>`."""
         return f"{self.partition}-{self.offset}"
+
+    @property
+    def teaches(self) -> bool:
+        """Whether the model learns it."""
+        return self.kind == "learned" or (self.kind == "corrected" and self.label is not None)
 
     def encode(self) -> bytes:
         """Return the value of the record on `outcomes`."""
@@ -230,6 +243,7 @@ class Outcome:
                 "requested_at": to_iso(self.requested_at),
                 "resolved_at": to_iso(self.resolved_at),
                 "annotator": self.annotator,
+                "revision": self.revision,
             }
         )
 
@@ -276,6 +290,7 @@ def decode_outcome(value: bytes) -> Outcome | Moments:
         requested_at=from_iso(found["requested_at"]),
         resolved_at=from_iso(found["resolved_at"]),
         annotator=found["annotator"],
+        revision=found.get("revision", 0),
     )
 
 
@@ -299,10 +314,11 @@ class DeadLetter:
     def encode(self) -> tuple[bytes | None, list[tuple[str, bytes]]]:
         """Return value and headers of the record on `dead-letters`; a value that was too large is cut, with its hash.
 
-        Original headers are kept unless they are too large; a null header becomes empty, since not every client can
-        write one. The header `__streamal.errors.cut` names what is not whole: value, key, headers.
+        Original headers are kept unless they are too large. A null header becomes empty, and so does the null value of
+        a record without a key, since not every client can write those. The header `__streamal.errors.cut` names what is
+        not whole: value, key, headers.
         """
-        value = self.received.value
+        value = b"" if self.received.value is self.key is None else self.received.value
         headers = [(name, content or b"") for name, content in self.received.headers]
         cut = []
         context: dict[str, object] = {

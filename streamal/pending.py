@@ -1,8 +1,8 @@
 """Label requests that wait for their answer, with the features they were asked about.
 
 Verification latency is normal: answers come hours later, out of order, or never. A request leaves by its first valid
-answer or by expiry. The last `REMEMBERED` that left are kept by number and label only, so that a late or second
-answer can be told from one to a request that never was.
+answer, by expiry, or because it was cancelled. The last `REMEMBERED` that left are kept with their outcome: so a late
+or second answer can be told from one to a request that never was, and a later revision can correct what was said.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
-from streamal.messages import Label, LabelRequest, OutcomeKind
+from streamal.messages import LabelRequest, Outcome
 
-REMEMBERED: Final = 4_096
+REMEMBERED: Final = 1_024
+"""About 2 MB per partition with 8 features, since a correction needs the features once more."""
 
 
 class PendingRequests:
@@ -23,7 +24,7 @@ class PendingRequests:
 
     def __init__(self) -> None:
         self._waiting: dict[int, LabelRequest] = {}
-        self._gone: OrderedDict[int, tuple[OutcomeKind, Label | None]] = OrderedDict()
+        self._gone: OrderedDict[int, Outcome] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -35,8 +36,8 @@ class PendingRequests:
         """Return the waiting request about the instance at an offset."""
         return self._waiting.get(offset)
 
-    def gone(self, offset: int) -> tuple[OutcomeKind, Label | None] | None:
-        """Return how a request that left not long ago ended, and the label it got."""
+    def gone(self, offset: int) -> Outcome | None:
+        """Return the last outcome of a request that left not long ago."""
         return self._gone.get(offset)
 
     @property
@@ -48,10 +49,10 @@ class PendingRequests:
         """Let a request wait."""
         self._waiting[request.offset] = request
 
-    def remove(self, offset: int, kind: OutcomeKind, label: Label | None) -> None:
-        """Let a request leave, if it waits, and remember how it ended."""
-        self._waiting.pop(offset, None)
-        self._gone[offset] = (kind, label)
+    def remove(self, outcome: Outcome) -> None:
+        """Let a request leave, if it waits, and remember what became of it."""
+        self._waiting.pop(outcome.offset, None)
+        self._gone[outcome.offset] = outcome
         if len(self._gone) > REMEMBERED:
             self._gone.popitem(last=False)
 

@@ -8,7 +8,7 @@ Between two calls of `fold` the model does not change, so a batch is predicted a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from streamal.events import (
@@ -41,13 +41,14 @@ class Handover:
 
     `ledger` is None for a partition without a history. `requests` are the label requests since the oldest pending
     one, in order; `outcomes` those of this partition since then. `recent` are the last instances before the position,
-    to warm soft state with.
+    to warm soft state with. `adopted` are requests about instances still to come, which a torn transaction left.
     """
 
     ledger: dict[str, Any] | None = None
     requests: Sequence[LabelRequest] = ()
     outcomes: Sequence[Outcome] = ()
-    recent: Sequence[Instance] = field(default=())
+    recent: Sequence[Instance] = ()
+    adopted: Sequence[LabelRequest] = ()
 
 
 class SelectiveSampler:
@@ -76,13 +77,18 @@ class SelectiveSampler:
     def open(self, partition: int, handover: Handover) -> Lane:
         """Take over a partition."""
         lane = Lane(self._plans[partition], partition, self._fold)
-        lane.take_over(handover.ledger, handover.requests, handover.outcomes, handover.recent)
+        lane.take_over(handover.ledger, handover.requests, handover.outcomes, handover.recent, handover.adopted)
         self.lanes[partition] = lane
         return lane
 
     def close(self) -> None:
         """Give all partitions up, with what was not handed over."""
         self.lanes.clear()
+
+    def replan(self, plans: Sequence[SamplingPlan]) -> list[int]:
+        """Go on with other budgets, one plan per partition; returns the owned partitions that got another one."""
+        self._plans = plans
+        return [p for p, lane in sorted(self.lanes.items()) if lane.replan(plans[p])]
 
     def see(self, partition: int, instances: Sequence[Instance], now: float) -> list[Event]:
         """Decide on a batch of a partition's instances, in offset order; `now` is in seconds since 1970."""
@@ -95,7 +101,7 @@ class SelectiveSampler:
             target, offset = parse_request_id(answer.request_id)
             if target != partition and target < self.partitions:
                 received = answer.received
-                events.append(AnswerForwarded(partition, target, received.key, received.value or b""))
+                events.append(AnswerForwarded(partition, target, received.key, received.value))
             else:
                 events.append(self._match(partition, target, offset, answer, now))
         return events
@@ -104,14 +110,15 @@ class SelectiveSampler:
         self, partition: int, target: int, offset: int, answer: Answer, now: float
     ) -> RequestResolved | RequestSkipped | RecordRefused:
         lane = self.lanes[partition]
-        if target != partition or lane.pending.get(offset) is None:
+        waits = target == partition and lane.pending.get(offset) is not None
+        if not waits and not (target == partition and lane.corrects(offset, answer)):
             return RecordRefused(DeadLetter(answer.received, *lane.why_unmatched(target, offset, answer)))
         if answer.kind == "skip":
             return RequestSkipped(partition, answer.request_id)
         if answer.label is not None and not lane.takes(answer.label):
             message = f"the model has learned {MAX_CLASSES} classes and takes no further ones; see model.classes"
             return RecordRefused(DeadLetter(answer.received, "too_many_classes", message))
-        return lane.resolve(offset, answer, now)
+        return lane.resolve(offset, answer, now) if waits else lane.correct(offset, answer, now)
 
     def tick(self, now: float) -> list[Event]:
         """Let requests expire and hand out moments that are due; called about once per transaction."""

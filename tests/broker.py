@@ -154,7 +154,9 @@ class Broker:
         self._properties.write_text("".join(f"{name}={value}\n" for name, value in found.items()))
         self._process: subprocess.Popen[bytes] | None = None
         cluster = cluster_id or new_cluster_id()
-        self._run("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._properties), *formatting)
+        self._run(
+            "kafka.tools.StorageTool", "format", f"--cluster-id={cluster}", "-c", str(self._properties), *formatting
+        )
 
     def start(self) -> None:
         """Start the node on its files and return when it accepts connections.
@@ -198,6 +200,18 @@ class Broker:
         """Let a frozen node go on."""
         if self._process is not None:
             self._process.send_signal(signal.SIGCONT)
+
+    def damage(self, topic: str, content: bytes) -> None:
+        """Flip a bit of a record that holds this content, in partition 0 of a topic, as a failing disk would."""
+        for segment in sorted(Path(self._home, "logs", f"{topic}-0").glob("*.log")):
+            with segment.open("r+b") as file:
+                at = file.read().find(content)
+                if at >= 0:
+                    file.seek(at)
+                    file.write(bytes([content[0] ^ 1]))
+                    return
+        message = f"no segment of {topic}-0 holds {content!r}"
+        raise LookupError(message)
 
     def close(self) -> None:
         """End the node and remove its files. Idempotent."""

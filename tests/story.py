@@ -399,6 +399,20 @@ class Stage:
         return "\n".join(found)
 
 
+def command(stage: Stage, *words: str) -> str:
+    """Run a command on the stage's config; returns what it printed."""
+    run = [sys.executable, "-m", "streamal", *words, "--config", str(stage.config)]
+    done = subprocess.run(run, capture_output=True, text=True, check=False, cwd=stage.directory)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def decide(stage: Stage, rows: Iterable[int]) -> None:
+    """Feed rows and wait until they are decided on."""
+    stage.append(stage.rows(rows))
+    until(stage.drained, "all instances decided")
+
+
 def settings_for(place: Place, sections: Mapping[str, Mapping[str, Any]]) -> Settings:
     """Return the settings of a new stream; on Kafka its topics and group have names of their own."""
     key = place.directory / "snapshot.key"

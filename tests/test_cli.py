@@ -507,3 +507,67 @@ def test_a_class_that_would_be_refused_is_not_offered(served: tuple[Path, Settin
     settings = {"STREAMAL__MODEL__CLASSES": '["ok", "fraud"]'}
     result = call("answer", "-c", served[0], "--classes", "ok,bad", code=2, env=settings, input="q")
     assert "bad: not in model.classes" in result.stderr
+
+
+def test_what_was_served_can_be_verified(served: tuple[Path, Settings]) -> None:
+    result = call("verify", "--config", served[0])
+    assert "Everything that was replayed is equal to the last bit." in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= WIDTH
+    [report] = lines(call("verify", "--json", "--config", served[0]))
+    assert report["sound"]
+    assert sum(partition["instances"] for partition in report["partitions"]) == ROWS
+    [report] = lines(call("verify", "--json", "--partition", "1", "--config", served[0]))
+    assert [partition["partition"] for partition in report["partitions"]] == [1]
+    [report] = lines(call("verify", "--json", "--until", "2020-01-01T00:00:00Z", "--config", served[0]))
+    assert sum(partition["transactions"] for partition in report["partitions"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "part"),
+    [
+        ("verify --since yesterday", 2, "expected a time such as 2026-11-21T10:00:00Z"),
+        ("verify --partition 9", 2, "there are the partitions 0 to"),
+        ("budget set rate", 2, "expected KEY=VALUE, such as rate=0.02"),
+        ("budget set expiry=3d", 2, "can be changed while running; edit the config and restart"),
+        ("budget set rate=7", 2, "budget.rate"),
+        ("budget set max_pending=1", 2, "some could never ask"),
+        ("budget reset colour", 2, "colour: only rate"),
+        ("skip instances 0 5 --why disk", 2, "expected first <= OFFSET < --to <= end"),
+        ("skip instances 0 0 --to 0 --why disk", 2, "--to"),
+        ("skip decisions 0 0 --why disk", 2, "decisions"),
+    ],
+)
+def test_orders_are_checked_before_they_are_given(tmp_path: Path, arguments: str, code: int, part: str) -> None:
+    config = write_config(settings_in(tmp_path), tmp_path)
+    call("topics", "create", "--config", config)
+    result = call(*shlex.split(arguments), "--config", config, code=code)
+    assert part in " ".join(result.stderr.split())
+
+
+def test_orders_say_who_gave_them(tmp_path: Path) -> None:
+    config = write_config(settings_in(tmp_path), tmp_path)
+    call("topics", "create", "--config", config)
+    assert "would be taken" in call("budget", "set", "rate=0.5", "--dry-run", "--config", config).stdout
+    assert "rate = 0.5: set" in call("budget", "set", "rate=0.5", "--by", "ada", "--config", config).stdout
+    limits = 'limits=[{"count": 500, "per": "1d"}]'
+    call("budget", "set", limits, "refund_expired=true", "--by", "grace", "--config", config)
+    call("pause", "--by", "ada", "--config", config)
+    [shown] = lines(call("budget", "show", "--json", "--config", config))
+    assert (shown["rate"]["in_force"], shown["rate"]["by"]) == (0.5, "ada")
+    assert (shown["limits"]["in_force"], shown["limits"]["by"]) == ([{"count": 500, "per": "1d"}], "grace")
+    assert shown["paused"]["in_force"] is True
+    assert shown["max_pending"]["by"] is None
+    call("resume", "--config", config)
+    assert "as in the config again" in call("budget", "reset", "rate", "limits", "--config", config).stdout
+    [shown] = lines(call("budget", "show", "--json", "--config", config))
+    assert [key for key, row in shown.items() if row["by"]] == ["refund_expired"]
+    table = call("budget", "show", "--config", config).stdout
+    assert "grace" in table
+    assert max(map(len, table.splitlines())) <= WIDTH
+
+
+def test_there_is_no_ledger_to_put_back_where_nothing_was_decided(tmp_path: Path) -> None:
+    config = write_config(settings_in(tmp_path), tmp_path)
+    call("topics", "create", "--config", config)
+    assert "nothing was decided" in call("ledger", "recover", "--config", config).stdout
+    assert "Nothing was decided" not in call("verify", "--config", config).stdout

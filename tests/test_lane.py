@@ -318,9 +318,3 @@ def test_a_timestamp_from_the_future_does_not_end_the_period() -> None:
         request for instance in instances for request in requests_of(lane, [instance], now=float(instance.offset))
     ]
     assert {request.offset // 100 for request in requests} == {0, 1, 2, 3}
-
-
-def test_a_takeover_says_which_model_it_began_with() -> None:
-    lane = Lane(plan(), 0, Fold(Constant(UNSURE), version=5))
-    lane.take_over(None, (), (), ())
-    assert lane.taken_over_at == 5

@@ -164,6 +164,10 @@ def test_a_prediction_that_is_no_number_comes_back_as_one_and_can_be_told_again(
     assert LabelRequest.decode(found.encode()).encode() == found.encode()
 
 
+def test_a_letter_about_nothing_at_all_can_be_written_by_every_client() -> None:
+    assert DeadLetter(Received("instances", 0, 0, 0, None, None, ()), "tombstone", "m").encode()[0] == b""
+
+
 def test_a_tombstone_stays_one() -> None:
     assert DeadLetter(Received("answers", 0, 0, 0, b"k", None, ()), "tombstone", "m").encode()[0] is None
 

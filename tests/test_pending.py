@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from streamal.messages import LabelRequest
+from streamal.messages import LabelRequest, Outcome
 from streamal.pending import REMEMBERED, PendingRequests
 
 FIRST = LabelRequest(
@@ -25,6 +25,26 @@ FIRST = LabelRequest(
     budget={},
 )
 
+LEARNED = Outcome(
+    kind="learned",
+    partition=0,
+    offset=0,
+    instance_id="",
+    features={},
+    label="a",
+    weight=1.0,
+    prediction={},
+    utility=0.0,
+    propensity=1.0,
+    reason="exploration",
+    would_select=False,
+    strategy="random",
+    model_version=0,
+    requested_at=0.0,
+    resolved_at=1.0,
+    annotator=None,
+)
+
 
 def waiting(*offsets: int, expiry: float | None = None) -> PendingRequests:
     pending = PendingRequests()
@@ -41,24 +61,25 @@ def test_requests_wait_in_the_order_they_were_made() -> None:
 
 def test_the_oldest_is_the_first_that_still_waits() -> None:
     pending = waiting(3, 5, 9)
-    pending.remove(5, "learned", "a")
+    pending.remove(replace(LEARNED, offset=5))
     assert pending.oldest == replace(FIRST, offset=3)
-    pending.remove(3, "learned", "a")
+    pending.remove(replace(LEARNED, offset=3))
     assert pending.oldest == replace(FIRST, offset=9)
-    pending.remove(9, "expired", None)
+    pending.remove(replace(LEARNED, offset=9, kind="expired", label=None))
     assert pending.oldest is None
 
 
 def test_how_a_request_ended_is_remembered() -> None:
     pending = waiting(3, 5)
-    pending.remove(3, "learned", "a")
-    assert (pending.gone(3), pending.gone(5), pending.gone(4)) == (("learned", "a"), None, None)
+    ended = replace(LEARNED, offset=3)
+    pending.remove(ended)
+    assert (pending.gone(3), pending.gone(5), pending.gone(4)) == (ended, None, None)
 
 
 def test_memory_of_what_is_gone_is_bounded() -> None:
     pending = waiting()
     for offset in range(REMEMBERED + 3):
-        pending.remove(offset, "learned", "a")
+        pending.remove(replace(LEARNED, offset=offset))
     assert [pending.gone(offset) is None for offset in (0, 2, 3, REMEMBERED + 2)] == [True, True, False, False]
 
 
@@ -67,7 +88,7 @@ def test_requests_expire_when_their_time_is_up_and_stay_until_removed() -> None:
     assert [request.offset for request in pending.expired(12.999)] == []
     assert [request.offset for request in pending.expired(15.0)] == [3, 5]
     assert [request.offset for request in pending.expired(15.0)] == [3, 5]
-    pending.remove(3, "expired", None)
+    pending.remove(replace(LEARNED, offset=3, kind="expired", label=None))
     assert [request.offset for request in pending.expired(15.0)] == [5]
 
 

@@ -43,7 +43,7 @@ class Fold:
         events: list[ExampleLearned | ExampleSkipped] = []
         record: Outcome | Moments | None = None
         for offset, record in records:
-            if isinstance(record, Moments) or record.kind == "learned":
+            if isinstance(record, Moments) or record.teaches:
                 self._remember()
                 event = self._take(record)
                 if event is not None:

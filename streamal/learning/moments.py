@@ -2,8 +2,9 @@
 
 A scaler that only sees labelled rows sees a selected, biased sample. So each owner of a partition gathers the moments
 of all its rows and puts them on the log now and then; every worker merges them into its model in the same order, and
-the model stays a function of the log. Merging is Chan's formula; within a batch the sums are shifted by the column's
-first value, so a large mean does not eat the spread.
+the model stays a function of the log. Merging is Chan's formula; within a stretch the sums are shifted by the column's
+first value, so a large mean does not eat the spread. Stretches begin at the last `take` and have `STRETCH` instances
+however these came in, so that a replay gets the same floats.
 
 Chan, Golub, LeVeque 1983: Algorithms for computing the sample variance.
 """
@@ -19,6 +20,8 @@ from streamal.messages import Features, Moment, Value
 MAX_NAMES: Final = 1_000
 """Distinct names gathered between two `take`s; a stream of random names then costs a bounded record, not the memory."""
 
+STRETCH: Final = 128
+"""Instances summed at once: more would cost less each, and keep more features in memory."""
 COLUMN_ROWS: Final = 8
 """From this many rows on, summing columns in C is cheaper than updating row by row."""
 
@@ -50,11 +53,20 @@ class MomentAccumulator:
 
     def __init__(self) -> None:
         self.count = 0
+        self._waiting: list[Features] = []
         self._moments: dict[str, Moment] = {}
 
     def add(self, batch: Sequence[Features]) -> None:
         """Add instances; called for every batch that is decided."""
         self.count += len(batch)
+        waiting = self._waiting
+        waiting += batch
+        whole = len(waiting) - len(waiting) % STRETCH
+        for start in range(0, whole, STRETCH):
+            self._add_stretch(waiting[start : start + STRETCH])
+        del waiting[:whole]
+
+    def _add_stretch(self, batch: Sequence[Features]) -> None:
         if len(batch) < COLUMN_ROWS:
             self._add_rows(batch)
             return
@@ -67,6 +79,9 @@ class MomentAccumulator:
 
     def take(self) -> dict[str, Moment]:
         """Return what was gathered, and begin anew."""
+        if self._waiting:
+            self._add_stretch(self._waiting)
+            self._waiting = []
         taken = self._moments
         self._moments = {}
         self.count = 0

@@ -31,7 +31,7 @@ LEAST_BURST: Final = 3.0
 LOAN_EVERY: Final = 7
 LOAN_WITHIN: Final = 200
 
-Permit = Literal["rate", "queue_full", "limit_count", "limit_cost"]
+Permit = Literal["paused", "rate", "queue_full", "limit_count", "limit_cost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class BudgetPlan:
-    """What one partition may spend; `expiry` in seconds, None for never."""
+    """What one partition may spend; `expiry` in seconds, None for never. While `paused` nothing is asked at all."""
 
     rate: float
     loan: int = 20
@@ -54,6 +54,7 @@ class BudgetPlan:
     max_pending: int = 10_000
     expiry: float | None = None
     refund_expired: bool = False
+    paused: bool = False
 
     def deal(self, partitions: int, *, burst: float | None = None) -> list[BudgetPlan]:
         """Share the whole stream's absolute numbers out to its partitions; `burst` None keeps this plan's for each.
@@ -95,6 +96,7 @@ class BudgetPlan:
                 max_pending=queues[p],
                 expiry=self.expiry,
                 refund_expired=self.refund_expired,
+                paused=self.paused,
             )
             for p in range(partitions)
         ]
@@ -138,7 +140,7 @@ class Budget:
     @property
     def first_exploration(self) -> int:
         """The number of the first instance that exploration may ask about."""
-        return 1 if self._plan.loan else math.ceil(1.0 / self._plan.rate - 1e-9)
+        return self.settle(0.0)
 
     @property
     def allowed(self) -> float:
@@ -173,6 +175,8 @@ class Budget:
 
     def refusal(self, cost: float, pending: int, *, free: bool) -> Permit | None:
         """Say which permit a request lacks, or None when it may be made; `free` ones need no token."""
+        if self._plan.paused:
+            return "paused"
         if not free and self.tokens < 1.0:
             return "rate"
         if pending >= self._plan.max_pending:
@@ -199,6 +203,15 @@ class Budget:
         if self._plan.refund_expired:
             self.refunded += 1
             self.tokens = min(self._cap, self.tokens + 1.0)
+
+    def settle(self, owed: float) -> int:
+        """Close exploration's account, of which so much is `owed`; returns the instance a new one may begin with.
+
+        Needed where the rate changes: a block that goes on at another rate could be more than the new one earns. What
+        exploration has overdrawn is earned first, and so is a loan.
+        """
+        self.tokens = min(self._cap, self.tokens + owed)
+        return self.seen + max(1, math.ceil(-self.tokens / self._plan.rate - 1e-9))
 
     def state(self) -> dict[str, Any]:
         """Return the exact state."""

@@ -73,6 +73,13 @@ class Exploration:
         """What this block has accrued and not asked yet, in labels: between -1 and 1."""
         return self.passed / self.length - self.done if self.length else 0.0
 
+    def begin_anew(self, begin: int) -> None:
+        """End the block before its time; the next one begins with instance number `begin`."""
+        self.begun = begin
+        self.length = self.passed = 0
+        self.floor = 0.0
+        self.done = False
+
     def to_come(self, until: float) -> int:
         """Return how many exploration requests may still come while `seen < until`, this block's own included."""
         own = 0 if self.done else 1

@@ -31,7 +31,6 @@ class FixedUncertainty:
     warmup = 0
 
     def __init__(self, spec: StrategySpec) -> None:
-        self._rate = spec.rate
         self._spill = bool(spec.parameters.get("spill", True))
 
     def propose(self, features: Features, prediction: Prediction, standing: Standing) -> Proposal:
@@ -39,12 +38,12 @@ class FixedUncertainty:
         best = top_two(prediction)[0]
         if not prediction or best == 0.0:
             return Proposal(min(1.0, steered_rate(standing)), 1.0)
-        wanted = self.wish(best, len(prediction))
+        wanted = self.wish(best, len(prediction), standing.rate)
         return Proposal(max(wanted, spill(standing)) if self._spill else wanted, 1.0 - best)
 
-    def wish(self, best: float, classes: int) -> float:
+    def wish(self, best: float, classes: int, rate: float) -> float:
         """Return the rule's own propensity for a largest probability among so many classes; a NaN is always wanted."""
-        bar = 1.0 / classes + self._rate * (1.0 - 1.0 / classes)
+        bar = 1.0 / classes + rate * (1.0 - 1.0 / classes)
         return float(not best > bar)
 
     def update(self, features: Features, prediction: Prediction, proposal: Proposal, *, asked: bool) -> None:
@@ -72,7 +71,7 @@ class VariableUncertainty(FixedUncertainty):
             raise ConfigError(message)
         self._theta = 1.0
 
-    def wish(self, best: float, classes: int) -> float:
+    def wish(self, best: float, classes: int, rate: float) -> float:
         """Return 1 below the bar."""
         return float(not best >= self._theta)
 
@@ -97,7 +96,7 @@ class VariableUncertainty(FixedUncertainty):
 class RandomisedUncertainty(VariableUncertainty):
     """The moving bar times a normal variable of mean and deviation 1: sure predictions are asked about as well."""
 
-    def wish(self, best: float, classes: int) -> float:
+    def wish(self, best: float, classes: int, rate: float) -> float:
         """Return the chance that the randomised bar lies above."""
         return 1.0 - ETA.cdf(best / self._theta) if best == best else 1.0
 
@@ -117,6 +116,6 @@ class Split(VariableUncertainty):
             )
             raise ConfigError(message)
 
-    def wish(self, best: float, classes: int) -> float:
+    def wish(self, best: float, classes: int, rate: float) -> float:
         """Mix the two."""
-        return self._random * self._rate + (1.0 - self._random) * super().wish(best, classes)
+        return self._random * rate + (1.0 - self._random) * super().wish(best, classes, rate)

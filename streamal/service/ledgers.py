@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final
 
 import orjson
@@ -20,10 +21,12 @@ from streamal.errors import BadRecord, LedgerLost, TopicMissing
 from streamal.messages import Instance, LabelRequest, Outcome, decode_outcome
 from streamal.pending import REMEMBERED, PendingRequests
 from streamal.sampler import Handover
-from streamal.transport.log import Log, Membership, Reader, TopicPartition
+from streamal.transport.log import Log, Position, Reader, TopicPartition
 
 RECENT_OUTCOMES: Final = 2_000
 """Records of `outcomes` a new owner reads at least, to tell second answers from unknown ones."""
+TORN_WITHIN: Final = 5_000
+"""Last records of `outcomes` among which a torn transaction is looked for: it ended right before the takeover."""
 SPARE_PLACES: Final = 64
 VERSION: Final = 1
 
@@ -73,17 +76,50 @@ class Topics:
                 raise TopicMissing(message)
 
     def used(self) -> list[str]:
-        """Return the topics a worker cannot do without."""
-        return [topic for topic in self.partitions(1) if topic not in (self.snapshots, self.control)]
+        """Return all topics there must be."""
+        return list(self.partitions(1))
 
 
 @dataclass(frozen=True, slots=True)
 class Pointers:
-    """Where a partition's own records lie: its requests from the oldest pending one, and the end of its outcomes."""
+    """Where a partition's own records lie.
+
+    Its requests from the oldest pending one on, and in `outcomes` an offset that all of its own lie before, and none of
+    a later transaction's.
+    """
 
     requests_low: int = 0
     requests_end: int = 0
     outcomes_end: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """What a transaction left visible although its positions never moved.
+
+    The broker should rule that out, but a client that does not speak the second version of the transaction protocol
+    can lose the race of a delayed packet. `requests` are the places of requests by instance offset, `outcomes` the
+    places of outcomes.
+    """
+
+    requests: Mapping[int, int] = field(default_factory=dict)
+    outcomes: Sequence[int] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.requests or self.outcomes)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as a JSON object, for the audit."""
+        return {"requests": [list(pair) for pair in self.requests.items()], "outcomes": list(self.outcomes)}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Torn:
+        """Read back `as_json`.
+
+        >>> Torn.from_json(Torn({41: 7}, [3]).as_json())
+        Torn(requests={41: 7}, outcomes=[3])
+        """
+        return cls(dict(found["requests"]), found["outcomes"])
 
 
 def frame(text: str) -> str:
@@ -160,12 +196,13 @@ class RequestIndex:
 
 @dataclass(frozen=True, slots=True)
 class Inheritance:
-    """What `inherit` found: the position to go on at, the handover, and where the pending requests lie."""
+    """What `inherit` found: where to go on, the handover, where the own records lie, and what a torn one left."""
 
     position: int
     handover: Handover
     pointers: Pointers
     index: RequestIndex
+    torn: Torn
 
 
 class Heritage:
@@ -177,68 +214,107 @@ class Heritage:
         self._topics = topics
         self._decoder = decoder
         self._warmup = warmup
+        self._bounds: dict[TopicPartition, tuple[int, int]] = {}
 
     def first(self, partition: TopicPartition) -> int:
         """Return the first offset that is kept."""
         return self._log.bounds(partition)[0]
 
-    def inherit(self, membership: Membership, partition: int) -> Inheritance:
-        """Return all a new owner needs.
+    def inherit(self, partition: int, committed: Position | None, readable_from: int = 0) -> Inheritance:
+        """Return all a new owner needs, given the group's position; no instance before `readable_from` is read.
 
         Raises:
             LedgerLost: the partition has a history, but its ledger is missing or unreadable.
         """
+        self._bounds.clear()
         instances = TopicPartition(self._topics.instances, partition)
         first = self.first(instances)
-        committed = membership.committed(instances)
-        index = RequestIndex()
         if committed is None:
             self._refuse_history(partition)
-            return Inheritance(first, Handover(), Pointers(), index)
+            return Inheritance(first, Handover(), Pointers(), RequestIndex(), Torn())
         try:
             ledger, pointers = decode_metadata(committed.metadata)
         except (ValueError, KeyError, TypeError, orjson.JSONDecodeError) as error:
             raise LedgerLost(_lost(instances, f"its metadata is unreadable ({error})")) from None
-        ended, recent = self._ended(partition, pointers)
+        torn = self._torn(partition, pointers)
+        return self.rebuild(partition, committed.offset, ledger, pointers, torn, max(first, readable_from))
+
+    def rebuild(
+        self, partition: int, position: int, ledger: dict[str, Any], pointers: Pointers, torn: Torn, first: int
+    ) -> Inheritance:
+        """Return what an owner needs at a position; `first` is the oldest instance to warm soft state with.
+
+        It depends on its arguments and on the records they point to, so that a replay finds the same again.
+        """
+        ended, outcomes = self._ended(partition, pointers, torn)
+        index = RequestIndex()
+        waiting = []
+        for place, request in self._requests(partition, pointers.requests_low, pointers.requests_end):
+            if request.offset not in ended:
+                index.add(request.offset, place)
+                waiting.append(request)
+        adopted = [
+            request
+            for offset, place in torn.requests.items()
+            if offset >= position
+            for _, request in self._requests(partition, place, place + 1)
+        ]
         handover = Handover(
             ledger=ledger,
-            requests=self._waiting(partition, pointers, ended, index),
-            outcomes=recent,
-            recent=self._recent(instances, first, committed.offset),
+            requests=waiting,
+            outcomes=outcomes,
+            recent=self._recent(TopicPartition(self._topics.instances, partition), first, position),
+            adopted=adopted,
         )
-        return Inheritance(committed.offset, handover, pointers, index)
+        return Inheritance(position, handover, pointers, index, torn)
 
-    def _requests(self, partition: int, pointers: Pointers) -> Iterator[tuple[int, LabelRequest]]:
-        """Yield the requests from the oldest pending one on, with their places; one by one, for there may be many."""
+    def _requests(self, partition: int, start: int, stop: int) -> Iterator[tuple[int, LabelRequest]]:
+        """Yield requests with their places; one by one, for there may be many."""
         place = TopicPartition(self._topics.label_requests, partition)
-        low = max(self.first(place), pointers.requests_low)
-        for record in self._reader.read(place, low, pointers.requests_end):
+        for record in self._reader.read(place, max(self._known(place)[0], start), stop):
             yield record.offset, LabelRequest.decode(record.value or b"")
 
-    def _ended(self, partition: int, pointers: Pointers) -> tuple[set[int], list[Outcome]]:
+    def _known(self, place: TopicPartition) -> tuple[int, int]:
+        """Return the bounds of a partition, which are asked for once in a takeover: each time costs two round trips."""
+        if place not in self._bounds:
+            self._bounds[place] = self._log.bounds(place)
+        return self._bounds[place]
+
+    def _torn(self, partition: int, pointers: Pointers) -> Torn:
+        """Look for own records that no stored position speaks of."""
+        end = self._known(TopicPartition(self._topics.label_requests, partition))[1]
+        requests: dict[int, int] = {}
+        for place, request in self._requests(partition, pointers.requests_end, end):
+            requests.setdefault(request.offset, place)
+        outcomes = TopicPartition(self._topics.outcomes, 0)
+        end = self._known(outcomes)[1]
+        own = own_key(partition)
+        found = [
+            record.offset
+            for record in self._reader.read(outcomes, max(pointers.outcomes_end, end - TORN_WITHIN), end)
+            if record.key is not None and record.key.startswith(own)
+        ]
+        return Torn(requests, found)
+
+    def _ended(self, partition: int, pointers: Pointers, torn: Torn) -> tuple[set[int], list[Outcome]]:
         """Return the offsets of all requests that have ended since the oldest pending one, and the last outcomes."""
         outcomes = TopicPartition(self._topics.outcomes, 0)
         start = pointers.outcomes_end - RECENT_OUTCOMES
-        for _, oldest in self._requests(partition, pointers):
+        for _, oldest in self._requests(partition, pointers.requests_low, pointers.requests_end):
             start = min(start, oldest.model_version)
             break
         ended: set[int] = set()
         recent: deque[Outcome] = deque(maxlen=REMEMBERED)
-        for record in self._reader.read(outcomes, max(self.first(outcomes), start), pointers.outcomes_end):
-            outcome = decode_outcome(record.value or b"")
-            if isinstance(outcome, Outcome) and outcome.partition == partition:
-                ended.add(outcome.offset)
-                recent.append(outcome)
+        known = self._reader.read(outcomes, max(self._known(outcomes)[0], start), pointers.outcomes_end)
+        left = (record for place in torn.outcomes for record in self._reader.read(outcomes, place, place + 1))
+        own = own_key(partition)
+        for record in chain(known, left):
+            if (record.key or b"").startswith(own):
+                outcome = decode_outcome(record.value or b"")
+                if isinstance(outcome, Outcome):
+                    ended.add(outcome.offset)
+                    recent.append(outcome)
         return ended, list(recent)
-
-    def _waiting(self, partition: int, pointers: Pointers, ended: set[int], index: RequestIndex) -> list[LabelRequest]:
-        """Return the requests that wait, and take note of their places."""
-        found = []
-        for place, request in self._requests(partition, pointers):
-            if request.offset not in ended:
-                index.add(request.offset, place)
-                found.append(request)
-        return found
 
     def _recent(self, instances: TopicPartition, first: int, position: int) -> list[Instance]:
         if not self._warmup:
@@ -258,10 +334,19 @@ class Heritage:
             raise LedgerLost(_lost(TopicPartition(self._topics.instances, partition), "the group has no position"))
 
 
+def own_key(partition: int) -> bytes:
+    """Return how the keys of a partition's requests and outcomes begin.
+
+    >>> own_key(3)
+    b'3-'
+    """
+    return b"%d-" % partition
+
+
 def _lost(partition: TopicPartition, cause: str) -> str:
     return (
         f"there are decisions on {partition.topic}-{partition.partition}, or on another stream in the same topics, but "
         f"{cause}; a group's positions expire after 7 days without members, and a plain offset reset wipes the ledger. "
-        "Nothing is decided without one. Use the former transport.group, or topics of its own for each stream and each "
-        "new start."
+        "Nothing is decided without one. Check transport.group; if it is right, stop all workers and put the ledgers "
+        "back with `streamal ledger recover`. A new start or another stream needs topics of its own."
     )

@@ -11,15 +11,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Final, Literal, Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Final, Literal, Protocol
 
-from streamal.decoding import AnswerDecoder, InstanceDecoder, received
-from streamal.errors import BadRecord, CommitRefused, DeadlineMissed
-from streamal.events import Event, ExampleLearned, ExampleSkipped, RecordRefused
-from streamal.messages import Answer, DeadLetter, Instance, decode_outcome
+from streamal.decoding import AnswerDecoder, InstanceDecoder
+from streamal.errors import CommitRefused, DeadlineMissed, LogDamaged
+from streamal.events import Event, ExampleLearned, ExampleSkipped
+from streamal.lane import SamplingPlan
+from streamal.messages import decode_outcome
 from streamal.sampler import SelectiveSampler
+from streamal.service.clerk import Clerk
 from streamal.service.committer import Committer
+from streamal.service.control import Control
 from streamal.service.ledgers import Heritage, Topics
 from streamal.service.outbox import Holding, Outbox, Placed
 from streamal.service.snapshots import Checkpointer
@@ -38,6 +41,11 @@ MOST_FOLDED: Final = 5_000
 """Records of `outcomes` folded per transaction, about: more of them would keep the instances waiting."""
 SETTLE_WITHIN: Final = 8.0
 
+TORN: Final = (
+    "%s-%d: a transaction left %d label requests and %d outcomes visible, but its positions never moved; they count as "
+    "made, and nobody is asked twice"
+)
+
 Step = Literal["decision", "learn", "commit"]
 
 
@@ -53,12 +61,16 @@ class Observer(Protocol):
     def refused(self) -> None:
         """Take note of a commit that was refused, and what it held dropped."""
 
+    def torn(self) -> None:
+        """Take note of a torn transaction: it left records behind, but its positions never moved."""
+
 
 @dataclass(frozen=True, slots=True)
 class Craft:
     """What the loop decides with; `clock` gives seconds since 1970.
 
-    `checkpoint` is called between transactions and saves a snapshot when one is due.
+    `checkpoint` is called between transactions and saves a snapshot when one is due. `made_with` are the versions and
+    the config that the audit names; `replan` makes the plans of a budget in which some keys were changed.
     """
 
     topics: Topics
@@ -69,6 +81,8 @@ class Craft:
     clock: Callable[[], float]
     observer: Observer
     checkpoint: Checkpointer
+    made_with: Mapping[str, str]
+    replan: Callable[[Mapping[str, Any]], Sequence[SamplingPlan]]
 
 
 def fold(
@@ -89,9 +103,17 @@ class Loop:
     """The turns of one membership."""
 
     def __init__(
-        self, craft: Craft, membership: Membership, committer: Committer, follower: Reader, heritage: Heritage
+        self,
+        craft: Craft,
+        membership: Membership,
+        committer: Committer,
+        follower: Reader,
+        heritage: Heritage,
+        control: Control,
     ) -> None:
         self._craft = craft
+        self._control = control
+        self._clerk = Clerk(craft.topics.instances, craft.sampler, craft.instances, craft.answers)
         self._membership = membership
         self._committer = committer
         self._follower = follower
@@ -120,7 +142,11 @@ class Loop:
 
     def turn(self) -> None:
         """Poll, decide, and hand over what is due."""
-        polled = self._membership.poll(self._patience(), POLL_LIMIT)
+        try:
+            polled = self._membership.poll(self._patience(), POLL_LIMIT)
+        except LogDamaged:
+            self.finish()
+            raise
         # Before the comparison: a token of a later generation than the epoch would let outdated work through.
         token = self._membership.token()
         if self._membership.epoch != self._epoch:
@@ -135,7 +161,9 @@ class Loop:
             if partition.topic == self._craft.topics.answers:
                 self._held += records
             elif records:
-                self._decide(outbox, partition, records)
+                begun = time.perf_counter()
+                self._clerk.decide(outbox, self.holdings[partition.partition], records)
+                self._craft.observer.took("decision", time.perf_counter() - begun)
         self._hand_over(outbox)
 
     def finish(self) -> None:
@@ -169,19 +197,30 @@ class Loop:
         self._craft.sampler.close()
         for place in sorted(self._membership.assignment):
             if place.topic == self._craft.topics.instances:
-                self._inherit(place)
-            else:
-                committed = self._membership.committed(place)
-                self._membership.seek(place, committed.offset if committed else self._heritage.first(place))
+                self._inherit(place.partition)
         self._epoch = epoch
         self.rebalances += 1
         logger.info("partitions taken over", extra={"partitions": sorted(self.holdings)})
 
-    def _inherit(self, place: TopicPartition) -> None:
-        found = self._heritage.inherit(self._membership, place.partition)
-        lane = self._craft.sampler.open(place.partition, found.handover)
-        self.holdings[place.partition] = Holding(lane, found.position, found.pointers, found.index)
-        self._membership.seek(place, found.position)
+    def _inherit(self, partition: int) -> None:
+        craft = self._craft
+        instances = TopicPartition(craft.topics.instances, partition)
+        answers = TopicPartition(craft.topics.answers, partition)
+        committed = self._membership.committed(answers)
+        reached = committed.offset if committed else self._heritage.first(answers)
+        stored = self._membership.committed(instances)
+        readable_from = self._control.readable_from(instances, stored.offset) if stored else 0
+        found = self._heritage.inherit(partition, stored, readable_from)
+        if found.torn:
+            logger.error(TORN, instances.topic, partition, len(found.torn.requests), len(found.torn.outcomes))
+            craft.observer.torn()
+        skips = [*self._control.skips(instances, found.position), *self._control.skips(answers, reached)]
+        lane = craft.sampler.open(partition, found.handover)
+        self.holdings[partition] = Holding.take_over(
+            lane, found, reached, craft.sampler.version, craft.made_with, [asdict(skip) for skip in skips]
+        )
+        for place, position in ((instances, found.position), (answers, reached)):
+            self._membership.seek(place, max([position, *(skip.next for skip in skips if skip.topic == place.topic)]))
 
     def _settle(self, *, confirm: bool = True) -> None:
         """Take in the end of the former commit."""
@@ -212,17 +251,28 @@ class Loop:
         followed = self._follow()
         learned = fold(craft.sampler, followed, craft.observer)
         craft.checkpoint()
-        outbox = self._outbox = Outbox(craft.topics, craft.sampler.version, round(craft.clock(), 3))
+        self._retune()
+        now = round(craft.clock(), 3)
+        outbox = self._outbox = Outbox(craft.topics, craft.sampler.version, now, self._control.version)
         self._begun = time.monotonic()
         places = {record.key: record.offset for record in followed}
         for event in learned:
             if isinstance(event, ExampleSkipped) and event.outcome.partition in self.holdings:
                 outbox.report(event, places[event.outcome.request_id.encode()])
+        for holding in self.holdings.values():
+            self._clerk.skip(outbox, holding)
         held, self._held = self._held, []
         for record in held:
-            self._match(outbox, record)
+            self._clerk.match(outbox, self.holdings[record.partition], record)
         outbox.collect(craft.sampler.tick(outbox.now))
         return outbox
+
+    def _retune(self) -> None:
+        """Go on with another budget if somebody has set one."""
+        plans = self._control.poll()
+        for partition in self._craft.sampler.replan(plans) if plans is not None else ():
+            holding = self.holdings[partition]
+            holding.plan = holding.lane.plan.as_json()
 
     def _follow(self) -> list[Record]:
         """Return the outcomes that have come since: all of them, unless that would take too long."""
@@ -230,35 +280,6 @@ class Loop:
         while len(followed) < MOST_FOLDED and (found := self._follower.poll(0.0)):
             followed += found
         return followed
-
-    def _match(self, outbox: Outbox, record: Record) -> None:
-        """Match one answer with the request it is for."""
-        outbox.cover(TopicPartition(record.topic, record.partition), record.offset, record.offset + 1)
-        try:
-            answer: Answer = self._craft.answers(record)
-        except BadRecord as bad:
-            self._refuse(outbox, record, bad)
-        else:
-            outbox.collect(self._craft.sampler.answer(record.partition, [answer], outbox.now))
-
-    def _decide(self, outbox: Outbox, partition: TopicPartition, records: Sequence[Record]) -> None:
-        """Decide on a stretch of instances; refused ones are put aside and do not count."""
-        batch: list[Instance] = []
-        for record in records:
-            try:
-                batch.append(self._craft.instances(record))
-            except BadRecord as bad:
-                self._refuse(outbox, record, bad)
-        following = records[-1].offset + 1
-        outbox.cover(partition, records[0].offset, following)
-        self.holdings[partition.partition].position = following
-        if batch:
-            begun = time.perf_counter()
-            outbox.collect(self._craft.sampler.see(partition.partition, batch, outbox.now))
-            self._craft.observer.took("decision", time.perf_counter() - begun)
-
-    def _refuse(self, outbox: Outbox, record: Record, bad: BadRecord) -> None:
-        outbox.collect([RecordRefused(DeadLetter(received(record), bad.reason, str(bad)))])
 
     def _hand_over(self, outbox: Outbox) -> None:
         """Submit the transaction when it is due; an empty one only begins anew, so that new outcomes are learned."""

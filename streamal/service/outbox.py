@@ -24,7 +24,8 @@ from streamal.events import (
 )
 from streamal.lane import Lane
 from streamal.messages import LETTER_BYTES, SCHEMA_HEADERS, DeadLetter, Received, describe
-from streamal.service.ledgers import Pointers, RequestIndex, Topics, encode_metadata
+from streamal.service.audit import Audit
+from streamal.service.ledgers import Inheritance, Pointers, RequestIndex, Topics, encode_metadata
 from streamal.transport.log import Append, Position, TopicPartition, Transaction
 
 
@@ -46,13 +47,54 @@ class Placed:
 
 @dataclass(slots=True)
 class Holding:
-    """What the loop keeps of an owned partition: its lane, the next instance to decide on, where its records lie."""
+    """What the loop keeps of an owned partition: its lane, where it stands, and where its records lie.
+
+    `position` and `answers` are the next offsets to take in. `takeover` and `plan` are what the next audit record has
+    to say of a new owner and of a new plan; None once it is said. `adopted` holds the places of requests that a torn
+    transaction left, by instance offset.
+    """
 
     lane: Lane
     position: int
+    answers: int
     pointers: Pointers
     index: RequestIndex
-    fresh: bool = True
+    takeover: Mapping[str, Any] | None
+    plan: Mapping[str, Any] | None
+    adopted: dict[int, int]
+    skips: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def take_over(
+        cls,
+        lane: Lane,
+        found: Inheritance,
+        answers: int,
+        model_version: int,
+        made_with: Mapping[str, str],
+        skips: Sequence[Mapping[str, Any]],
+    ) -> Holding:
+        """Begin with what the former owner left; `skips` are the stretches to leave out before anything else."""
+        takeover = {
+            "position": found.position,
+            "ledger_before": found.handover.ledger,
+            "model_version": model_version,
+            "warmed_from": lane.warmed_from,
+            "torn": found.torn.as_json(),
+            "made_with": made_with,
+            "skips": skips,
+        }
+        return cls(
+            lane,
+            found.position,
+            answers,
+            found.pointers,
+            found.index,
+            takeover,
+            lane.plan.as_json(),
+            dict(found.torn.requests),
+            skips,
+        )
 
     def settle(self, placed: Placed, partition: int) -> None:
         """Take in the places of the records of a transaction that went through."""
@@ -64,13 +106,15 @@ class Holding:
 class Outbox:
     """Collects one transaction; `now` is its time, in seconds since 1970, `size` that of all values, in bytes."""
 
-    def __init__(self, topics: Topics, model_version: int, now: float) -> None:
+    def __init__(self, topics: Topics, model_version: int, now: float, control_version: int = 0) -> None:
         self._topics = topics
         self._version = model_version
+        self._control = control_version
         self.now = now
         self.appends: list[Append] = []
         self.size = 0
         self._requests: list[tuple[int, int, int]] = []
+        self._adopted: list[tuple[int, int]] = []
         self._outcomes: list[tuple[int, int]] = []
         self._spans: dict[TopicPartition, Span] = {}
         self.instances = 0
@@ -95,6 +139,8 @@ class Outbox:
                     self.instances += event.count
                     if self._topics.predictions:
                         self._predict(event)
+                case LabelRequested(request, adopted=True):
+                    self._adopted.append((request.partition, request.offset))
                 case LabelRequested(request):
                     self._requests.append((len(self.appends), request.partition, request.offset))
                     self._append(self._topics.label_requests, request.partition, request.encode(), request.request_id)
@@ -102,6 +148,7 @@ class Outbox:
                     self._outcomes.append((len(self.appends), outcome.partition))
                     self._append(self._topics.outcomes, 0, outcome.encode(), outcome.request_id)
                 case MomentsTaken(moments):
+                    self._outcomes.append((len(self.appends), moments.partition))
                     self._append(self._topics.outcomes, 0, moments.encode(), f"moments-{moments.partition}")
                 case RecordRefused(letter):
                     self.refuse(letter, letter.received.partition)
@@ -127,16 +174,20 @@ class Outbox:
 
     def seal(self, holdings: Mapping[int, Holding], token: object, placed: Placed) -> Transaction:
         """Freeze what was collected; `placed` is filled in by the writer's thread, before the commit returns."""
-        ledgers = {p: holding.lane.ledger() for p, holding in holdings.items() if self._touched(p)}
-        lows = {p: holdings[p].index.low(holdings[p].lane.pending) for p in ledgers}
-        oldest = {p: request.offset for p in ledgers if (request := holdings[p].lane.pending.oldest) is not None}
-        pointers = {p: holdings[p].pointers for p in ledgers}
+        owned = {p: holding for p, holding in holdings.items() if self._touched(p)}
+        ledgers = {p: holding.lane.ledger() for p, holding in owned.items()}
+        lows = {p: holding.index.low(holding.lane.pending) for p, holding in owned.items()}
+        oldest = {p: request.offset for p, h in owned.items() if (request := h.lane.pending.oldest) is not None}
+        pointers = {p: holding.pointers for p, holding in owned.items()}
+        adopted = [(p, offset, owned[p].adopted.pop(offset)) for p, offset in self._adopted]
         for p, ledger in ledgers.items():
-            self._audit(p, ledger, holdings[p])
+            self._audit(p, ledger, owned[p])
         spans = {partition: span.next for partition, span in self._spans.items()}
-        spans |= {TopicPartition(self._topics.instances, p): holdings[p].position for p in ledgers}
+        spans |= {TopicPartition(self._topics.instances, p): holding.position for p, holding in owned.items()}
 
         def positions(offsets: Sequence[int]) -> dict[TopicPartition, Position]:
+            for p, instance, made_at in adopted:
+                placed.requests.setdefault(p, []).append((instance, made_at))
             for at, p, instance in self._requests:
                 placed.requests.setdefault(p, []).append((instance, offsets[at]))
             ends = {p: offsets[at] + 1 for at, p in self._outcomes}
@@ -147,7 +198,7 @@ class Outbox:
                 low = lows[p]
                 if low is None:
                     low = own[oldest[p]] if p in oldest else end
-                placed.pointers[p] = Pointers(low, end, ends.get(p, pointers[p].outcomes_end))
+                placed.pointers[p] = Pointers(low, end, max(ends.get(p, 0), self._version, pointers[p].outcomes_end))
                 place = TopicPartition(self._topics.instances, p)
                 found[place] = Position(spans[place], encode_metadata(ledger, placed.pointers[p]))
             return found
@@ -162,20 +213,20 @@ class Outbox:
     def _audit(self, partition: int, ledger: Mapping[str, Any], holding: Holding) -> None:
         instances = self._spans.get(TopicPartition(self._topics.instances, partition))
         answers = self._spans.get(TopicPartition(self._topics.answers, partition))
-        record = {
-            "partition": partition,
-            "from": instances.first if instances else None,
-            "to": instances.next if instances else None,
-            "answers_from": answers.first if answers else None,
-            "answers_to": answers.next if answers else None,
-            "model_version": self._version,
-            "at": self.now,
-            "taken_over_at": holding.lane.taken_over_at if holding.fresh else None,
-            "warmed_from": holding.lane.warmed_from if holding.fresh else None,
-            "ledger_after": ledger,
-        }
-        holding.fresh = False
-        self._append(self._topics.decisions, partition, orjson.dumps(record), str(partition))
+        record = Audit(
+            partition=partition,
+            instances=(instances.first, instances.next) if instances else (holding.position, holding.position),
+            answers=(answers.first, answers.next) if answers else (holding.answers, holding.answers),
+            model_version=self._version,
+            control_version=self._control,
+            at=self.now,
+            pointers=holding.pointers,
+            takeover=holding.takeover,
+            plan=holding.plan,
+            ledger_after=ledger,
+        )
+        holding.takeover = holding.plan = None
+        self._append(self._topics.decisions, partition, record.encode(), str(partition))
 
     def _predict(self, event: InstancesDecided) -> None:
         for offset, prediction in zip(event.offsets, event.predictions, strict=True):

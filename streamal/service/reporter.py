@@ -63,6 +63,10 @@ class Reporter:
         """Count a commit that was refused and survived."""
         self._metrics.fault("commit_refused")
 
+    def torn(self) -> None:
+        """Count a torn transaction that was repaired."""
+        self._metrics.fault("torn_transaction")
+
     def idle_for(self) -> float:
         """Return the seconds since the last turn ended; may be called from any thread."""
         return time.monotonic() - self._beaten

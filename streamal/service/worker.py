@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 from streamal.errors import TransportError
 from streamal.messages import Moments, Outcome, decode_outcome
 from streamal.service.committer import Committer
+from streamal.service.control import Control
 from streamal.service.ledgers import Heritage
 from streamal.service.loop import SETTLE_WITHIN, Craft, Loop, fold
 from streamal.transport.log import Log, Membership, Reader, TopicPartition, Writer
@@ -89,6 +90,7 @@ class Worker:
         self._enter("restoring")
         follower = self._phase("fold", self._catch_up)
         self._enter("joining")
+        control = self._phase("control", self._read_control)
         heritage = Heritage(self._log, self._log.reader(), topics, self._craft.instances, self._craft.sampler.warmup)
         committer = self._committer = self._build_committer(self._phase("writer", lambda: self._log.writer(self._slot)))
         membership = self._membership = self._phase(
@@ -97,7 +99,7 @@ class Worker:
                 self._group, [topics.instances, topics.answers], lambda: committer.wait(SETTLE_WITHIN)
             ),
         )
-        self._loop = Loop(self._craft, membership, committer, follower, heritage)
+        self._loop = Loop(self._craft, membership, committer, follower, heritage, control)
         return self._loop
 
     def turn(self, loop: Loop) -> None:
@@ -121,6 +123,11 @@ class Worker:
     def _check_topics(self) -> None:
         topics = self._craft.topics
         topics.check({topic: self._log.partitions(topic) for topic in topics.used()})
+
+    def _read_control(self) -> Control:
+        control = Control(self._log, self._log.reader(), self._craft.topics.control, self._craft.replan)
+        self._craft.sampler.replan(control.plans)
+        return control
 
     def _catch_up(self) -> Reader:
         """Fold `outcomes` from the snapshot's version to its end, or as far as it gets before `stop`; follow it."""

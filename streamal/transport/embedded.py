@@ -245,11 +245,7 @@ class EmbeddedWriter:
             self._check_slot()
             group = self._check_token(transaction.token)
             positions = transaction.positions(self._append(transaction.appends))
-            rows = [
-                (group, self._file.topic(partition.topic).id, partition.partition, position.offset, position.metadata)
-                for partition, position in positions.items()
-            ]
-            self._file.change("INSERT OR REPLACE INTO position VALUES (?, ?, ?, ?, ?)", rows)
+            self._file.place(group, positions)
         return positions
 
     def append(self, appends: Sequence[Append]) -> Sequence[int]:
@@ -439,6 +435,20 @@ class EmbeddedLog:
         """Return a group's positions from outside it, for those partitions that have one."""
         found = {partition: self._file.position(group, partition) for partition in partitions}
         return {partition: position for partition, position in found.items() if position is not None}
+
+    def set_positions(self, group: str, positions: Mapping[TopicPartition, Position]) -> None:
+        """Set a group's positions from outside it.
+
+        Raises:
+            CommitRefused: the group has members that have shown life within the session timeout.
+        """
+        with self._file.transaction():
+            sql = "SELECT count(*) FROM member WHERE consumer_group = ? AND abs(? - beat) <= ?"
+            [(members,)] = self._file.ask(sql, group, self._clock(), self._session_timeout)
+            if members:
+                message = f"the positions of group {group!r} were not set: it has {members} members; stop its workers"
+                raise CommitRefused(message)
+            self._file.place(group, positions)
 
     def membership(self, group: str, topics: Sequence[str], on_revoke: Callable[[], object]) -> EmbeddedMembership:
         """Open a membership, which joins with its first poll.

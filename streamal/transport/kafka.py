@@ -39,7 +39,7 @@ from kafka import TopicPartition as KafkaPartition
 from kafka import errors as failed
 from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
 
-from streamal.errors import CommitRefused, ConfigError, DeadlineMissed, TopicMissing, TransportError
+from streamal.errors import CommitRefused, ConfigError, DeadlineMissed, LogDamaged, TopicMissing, TransportError
 from streamal.transport.log import Append, Membership, Position, Reader, Record, TopicPartition, Transaction, Writer
 
 Delivery = Literal["exactly_once", "at_least_once"]
@@ -86,10 +86,17 @@ MEANINGS: Final = (
         "the position is not in the log: retention removed it, the topic was made anew, or the cluster lost records; "
         "going on would lose or repeat instances, so set the group's offsets knowingly and recover the ledger",
     ),
-    (failed.CorruptRecordError, "a batch fails its checksum: a disk or a network path is damaged; restore the replica"),
+    (
+        failed.CorruptRecordError,
+        "a batch fails its checksum: a disk or a network path is damaged; restore the replica, or if it is lost for "
+        "good leave the batch out with `streamal skip`",
+    ),
     (failed.AuthorizationError, "the principal lacks a right; see the list of ACLs that streamal needs"),
     (RetriableError, "the broker is away, overloaded or electing a leader; see the warnings of the logger kafka"),
 )
+
+
+KINDS: Final = ((KafkaTimeoutError, DeadlineMissed), (failed.CorruptRecordError, LogDamaged))
 
 
 def explain(error: BaseException) -> str:
@@ -98,7 +105,8 @@ def explain(error: BaseException) -> str:
     >>> explain(ValueError("Unrecognized partition 3"))
     'ValueError: Unrecognized partition 3'
     >>> explain(failed.CorruptRecordError("t-0")).partition(": a ")[2]
-    'disk or a network path is damaged; restore the replica)'
+    'disk or a network path is damaged; restore the replica, or if it is lost for good leave the batch out with \
+`streamal skip`)'
     """
     name, text = type(error).__name__, str(error)
     said = text if text.startswith(name) else f"{name}: {text}"
@@ -110,7 +118,7 @@ def explain(error: BaseException) -> str:
 
 def translate(error: Exception, doing: str) -> TransportError:
     """Return the project's error for one of kafka-python's."""
-    kind = DeadlineMissed if isinstance(error, KafkaTimeoutError) else TransportError
+    kind = next((kind for cause, kind in KINDS if isinstance(error, cause)), TransportError)
     return kind(f"Kafka did not {doing}: {explain(error)}")
 
 
@@ -281,6 +289,7 @@ class KafkaLog:
             bootstrap_servers, delivery, session_timeout, transaction_timeout, start_deadline, dict(security or {})
         )
         self._admin = self._cluster.admin()
+        self._counts: dict[str, int] = {}
         self._open: list[GroupMembership | TransactionalWriter | IdempotentWriter | PartitionReader] = []
 
     def create_topics(
@@ -355,6 +364,23 @@ class KafkaLog:
             if found.offset >= 0
         }
 
+    def set_positions(self, group: str, positions: Mapping[TopicPartition, Position]) -> None:
+        """Set a group's positions from outside it.
+
+        Raises:
+            CommitRefused: the group has members.
+        """
+        check_metadata(positions)
+        wanted = as_kafka(positions)
+        answer = self._ask(f"set the offsets of {group}", lambda: self._admin.alter_group_offsets(group, wanted))
+        refused = {error.__name__ for error in answer.values() if error is not failed.NoError}
+        if refused:
+            message = (
+                f"the positions of group {group} were not set ({', '.join(sorted(refused))}): it has members; stop its "
+                "workers, wait until their session has ended, and try again"
+            )
+            raise CommitRefused(message)
+
     def membership(self, group: str, topics: Sequence[str], on_revoke: Callable[[], object]) -> Membership:
         """Join a group on co-partitioned topics.
 
@@ -394,7 +420,9 @@ class KafkaLog:
         self._admin.close()
 
     def _existing(self, partition: TopicPartition) -> KafkaPartition:
-        count = self.partitions(partition.topic)
+        count = self._counts.get(partition.topic, 0)
+        if partition.partition >= count:
+            count = self._counts[partition.topic] = self.partitions(partition.topic)
         if not 0 <= partition.partition < count:
             message = f"{partition.topic} has {count} partitions, so none with the number {partition.partition}"
             raise TopicMissing(message)

@@ -195,6 +195,13 @@ class Log(Protocol):
     def positions(self, group: str, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, Position]:
         """Return a group's positions from outside it, for those partitions that have one."""
 
+    def set_positions(self, group: str, positions: Mapping[TopicPartition, Position]) -> None:
+        """Set a group's positions from outside it, to recover from their loss.
+
+        Raises:
+            CommitRefused: the group has members; nothing is set.
+        """
+
     def membership(self, group: str, topics: Sequence[str], on_revoke: Callable[[], object]) -> Membership:
         """Join a group on co-partitioned topics.
 

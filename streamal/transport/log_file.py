@@ -12,7 +12,7 @@ from __future__ import annotations
 import sqlite3
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -245,6 +245,14 @@ class LogFile:
         sql = "SELECT offset, metadata FROM position WHERE consumer_group = ? AND topic = ? AND partition = ?"
         rows = self.ask(sql, group, self.topic(partition.topic).id, partition.partition)
         return Position(*rows[0]) if rows else None
+
+    def place(self, group: str, positions: Mapping[TopicPartition, Position]) -> None:
+        """Set a group's positions."""
+        rows = [
+            (group, self.topic(partition.topic).id, partition.partition, position.offset, position.metadata)
+            for partition, position in positions.items()
+        ]
+        self.change("INSERT OR REPLACE INTO position VALUES (?, ?, ?, ?, ?)", rows)
 
     def generation(self, group: str) -> int:
         """Return a group's generation, 0 before its first member."""

@@ -37,16 +37,25 @@ REASONS: Final = (
     *("missing_features", "too_many_features", "bad_feature_name", "bad_feature_type", "type_mismatch", "bad_id"),
     *("bad_label", "schema_version", "missing_request_id", "bad_request_id", "missing_label", "label_not_number"),
     *("unknown_class", "too_many_classes", "bad_kind", "bad_annotator", "bad_cost", "unknown", "duplicate"),
-    *("conflict", "expired", "learning_failed"),
+    *("conflict", "expired", "cancelled", "bad_revision", "skipped", "learning_failed"),
 )
 """Why records are refused; a reason that is not listed counts as `other`."""
 OTHER: Final = "other"
-UNMATCHED: Final = {"duplicate": "duplicate", "conflict": "conflict", "expired": "late", "unknown": "orphan"}
-RESULTS: Final = ("learned", "abstained", "invalid", "skipped", "forwarded", "refused", *UNMATCHED.values())
+UNMATCHED: Final = {
+    "duplicate": "duplicate",
+    "conflict": "conflict",
+    "expired": "late",
+    "cancelled": "late",
+    "unknown": "orphan",
+}
+RESULTS: Final = (
+    *("learned", "abstained", "invalid", "cancelled", "corrected", "skipped", "forwarded", "refused"),
+    *dict.fromkeys(UNMATCHED.values()),
+)
 MAX_CLASSES: Final = 20
 """Classes with a series of their own; the rest counts as `other`."""
 
-Fault = Literal["example_skipped", "commit_refused"]
+Fault = Literal["example_skipped", "commit_refused", "torn_transaction"]
 Step = Literal["decision", "learn", "commit"]
 
 SHORT: Final = (0.00001, 0.00004, 0.00016, 0.00064, 0.00256, 0.01024, 0.04096, 0.16384, 0.65536, 2.62144)
@@ -216,7 +225,7 @@ class Metrics:
             return
         self._labels.labels(self._pipeline, outcome.kind).inc()
         self._latency.labels(self._pipeline).observe(latency)
-        if outcome.kind == "learned" and isinstance(outcome.label, str):
+        if outcome.teaches and isinstance(outcome.label, str):
             self._class_labels.labels(self._pipeline, self._known(outcome.label)).inc()
 
     def _known(self, label: str) -> str:

@@ -78,6 +78,16 @@ def test_random_names_do_not_grow_it_without_bound(size: int) -> None:
     assert taken["x"].size == 2 * MAX_NAMES * size
 
 
+@given(st.lists(rows, max_size=5), st.integers(1, 40))
+def test_the_same_instances_give_the_same_bits_however_they_came(batches: list[list[Features]], size: int) -> None:
+    instances = [row for batch in batches for row in batch] * 20
+    at_once, piecemeal = MomentAccumulator(), MomentAccumulator()
+    at_once.add(instances)
+    for start in range(0, len(instances), size):
+        piecemeal.add(instances[start : start + size])
+    assert at_once.take() == piecemeal.take()
+
+
 def test_taking_begins_anew() -> None:
     gathered = MomentAccumulator()
     gathered.add([{"x": 5.0}])

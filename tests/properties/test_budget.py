@@ -8,8 +8,12 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from specimens import Constant, stream
 
 from streamal.errors import ConfigError
+from streamal.events import LabelRequested
+from streamal.lane import Lane, SamplingPlan
+from streamal.learning.fold import Fold
 from streamal.selection.budget import Budget, BudgetPlan, Limit, deal
 from streamal.selection.coin import Coin, mix
 from streamal.selection.exploration import Exploration
@@ -198,3 +202,35 @@ def test_a_block_is_drawn_from_once_even_under_another_seed() -> None:
 def test_a_share_of_nothing_is_refused(plan: BudgetPlan) -> None:
     with pytest.raises(ConfigError, match="some could never ask; expected 4 or more"):
         plan.deal(4)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    loan=st.sampled_from([0, 0, 5, 20]),
+    share=st.sampled_from([0.05, 0.3, 1.0]),
+    stretches=st.lists(st.tuples(rates, st.booleans(), st.integers(1, 400)), min_size=1, max_size=8),
+    seed=st.integers(0, 2**32),
+    restarts=st.booleans(),
+)
+def test_no_prefix_exceeds_its_bound_while_the_rate_changes(
+    loan: int, share: float, stretches: list[tuple[float, bool, int]], seed: int, restarts: bool
+) -> None:
+    fold = Fold(Constant({"usual": 0.5, "rare": 0.5}))
+    lane: Lane | None = None
+    seen = 0
+    for rate, paused, count in stretches:
+        budget = BudgetPlan(rate=rate, loan=loan, paused=paused)
+        plan = SamplingPlan(budget, strategy="random", explore=share, seed=seed)
+        if lane is None or restarts:
+            before, lane = lane, Lane(plan, 0, fold)
+            lane.take_over(before.ledger() if before else None, (), (), ())
+        else:
+            lane.replan(plan)
+        instances = [instance._replace(offset=seen + instance.offset) for instance in stream(count)]
+        seen += count
+        for event in lane.decide(instances, 0.0):
+            if isinstance(event, LabelRequested):
+                spent = event.request.budget
+                bound = max(loan, spent["allowed"] + 1.0) if loan else spent["allowed"]
+                assert spent["asked"] <= bound + 1e-6
+                assert not paused

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from streamal.sampler import SelectiveSampler
 from streamal.service import loop as module
 from streamal.service import process
 from streamal.service.committer import Committer
+from streamal.service.control import Control
 from streamal.service.ledgers import Heritage
 from streamal.service.loop import Craft, Loop, Step
 from streamal.service.reporter import Reporter
@@ -38,6 +40,9 @@ class Silent:
         pass
 
     def refused(self) -> None:
+        pass
+
+    def torn(self) -> None:
         pass
 
 
@@ -88,6 +93,8 @@ class Bench:
             clock=time.time,
             observer=Silent(),
             checkpoint=checkpoint,
+            made_with={},
+            replan=partial(assemble.replan, settings, task, 1),
         )
         self.writer = log.writer("bench")
         self.committer = Waits(log.writer("worker"))
@@ -95,7 +102,8 @@ class Bench:
         follower = log.reader()
         follower.follow(TopicPartition(topics.outcomes, 0), 0)
         heritage = Heritage(log, log.reader(), topics, self.craft.instances, 0)
-        self.loop = Loop(self.craft, self.membership, self.committer, follower, heritage)
+        control = Control(log, log.reader(), topics.control, self.craft.replan)
+        self.loop = Loop(self.craft, self.membership, self.committer, follower, heritage, control)
         self.loop.turn()
         assert self.loop.phase == "running"
         self.committer.waited.clear()

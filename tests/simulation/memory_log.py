@@ -544,13 +544,21 @@ class MemoryLog:
         found = self._cluster.groups[group].positions if group in self._cluster.groups else {}
         return {partition: found[partition] for partition in partitions if partition in found}
 
+    def set_positions(self, group: str, positions: Mapping[TopicPartition, Position]) -> None:
+        found = self._cluster.groups.setdefault(group, Group(list({p.topic: None for p in positions}), 0))
+        if found.members:
+            message = f"the group {group} has members; stop them first"
+            raise CommitRefused(message)
+        found.positions.update(positions)
+
     def membership(self, group: str, topics: Sequence[str], on_revoke: Callable[[], object]) -> MemoryMembership:
         self._connection.reach(Point.SUBSCRIBE)
         counts = {topic: len(self._cluster.topics.get(topic, [])) for topic in topics}
         if len(set(counts.values())) != 1 or 0 in counts.values():
             message = f"topics of one group need the same number of partitions, found {counts}"
             raise TopicMissing(message)
-        self._cluster.groups.setdefault(group, Group(topics, counts[topics[0]]))
+        found = self._cluster.groups.setdefault(group, Group(topics, counts[topics[0]]))
+        found.topics, found.partitions = tuple(topics), counts[topics[0]]
         self.memberships.append(MemoryMembership(self._connection, group, on_revoke))
         return self.memberships[-1]
 

@@ -6,16 +6,15 @@ one that they do not find says that the simulation is blind there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import pytest
 from simulation.cluster import Cluster, Token
 from simulation.memory_log import MemoryProducer, MemoryWriter, Point, Steps
 
 from streamal.errors import CommitRefused, TransportError
-from streamal.messages import LabelRequest, Outcome
-from streamal.service.ledgers import Heritage, Pointers
+from streamal.service.ledgers import Heritage, Inheritance, Pointers, Torn
 from streamal.service.loop import Loop
 from streamal.transport.log import Position, TopicPartition, Transaction
 
@@ -104,22 +103,24 @@ def writer_used_again(patch: Patch) -> None:
 
 def restored_to_the_stable_end(patch: Patch) -> None:
     """Restore from what can be read now instead of reading up to the ledger's pointers."""
-    ended, requests = Heritage._ended, Heritage._requests
+    rebuild = Heritage.rebuild
 
-    def known(self: Heritage, partition: int, pointers: Pointers) -> Pointers:
+    def by_now(
+        self: Heritage,
+        partition: int,
+        position: int,
+        ledger: dict[str, Any],
+        pointers: Pointers,
+        torn: Torn,
+        first: int,
+    ) -> Inheritance:
         requests = self._log.bounds(TopicPartition(self._topics.label_requests, partition))[1]
         outcomes = self._log.bounds(TopicPartition(self._topics.outcomes, 0))[1]
         end = min(pointers.requests_end, requests)
-        return Pointers(min(pointers.requests_low, end), end, min(pointers.outcomes_end, outcomes))
+        known = Pointers(min(pointers.requests_low, end), end, min(pointers.outcomes_end, outcomes))
+        return rebuild(self, partition, position, ledger, known, torn, first)
 
-    def ended_by_now(self: Heritage, partition: int, pointers: Pointers) -> tuple[set[int], list[Outcome]]:
-        return ended(self, partition, known(self, partition, pointers))
-
-    def requests_by_now(self: Heritage, partition: int, pointers: Pointers) -> Iterator[tuple[int, LabelRequest]]:
-        return requests(self, partition, known(self, partition, pointers))
-
-    patch.setattr(Heritage, "_ended", ended_by_now)
-    patch.setattr(Heritage, "_requests", requests_by_now)
+    patch.setattr(Heritage, "rebuild", by_now)
 
 
 MUTANTS: Final[Sequence[Callable[[Patch], None]]] = (

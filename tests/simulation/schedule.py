@@ -16,7 +16,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from random import Random
 from typing import Any, Final, Literal
@@ -29,7 +29,6 @@ from simulation.memory_log import EVERYTHING, MemoryLog, MemoryMembership, Memor
 from story import CRASH_ONLY, Tape
 
 from streamal import assemble
-from streamal.decoding import AnswerDecoder
 from streamal.errors import StreamalError, TransportError
 from streamal.learning import snapshot
 from streamal.learning.fold import Fold
@@ -37,6 +36,7 @@ from streamal.learning.model import Model
 from streamal.messages import Features
 from streamal.sampler import SelectiveSampler
 from streamal.service.committer import Committer
+from streamal.service.control import Control
 from streamal.service.loop import Craft, Loop, Step
 from streamal.service.snapshots import Checkpointer, SnapshotStore
 from streamal.service.worker import Worker
@@ -131,6 +131,10 @@ class Silent:
     def refused(self) -> None:
         pass
 
+    def torn(self) -> None:
+        message = "a transaction was torn, which this log rules out"
+        raise AssertionError(message)
+
 
 class SteppedCommitter(Committer):
     """A committer whose transaction goes on when it is told to, or when somebody waits for it."""
@@ -222,6 +226,12 @@ class StartedWorker(Worker):
     def start(self) -> Loop:
         return self._loop or super().start()
 
+    def _read_control(self) -> Control:
+        """Orders are no part of a schedule, and when a running worker looks for them depends on the wall clock."""
+        control = super()._read_control()
+        control._looked_at = math.inf
+        return control
+
 
 class Process:
     """One life of a worker's process, and the driver of its log."""
@@ -310,11 +320,13 @@ class Process:
             topics=world.topics,
             sampler=SelectiveSampler(assemble.plans_of(settings, task, world.count), self.fold),
             instances=assemble.instance_decoder(settings, task),
-            answers=AnswerDecoder(task, settings.model.classes),
+            answers=assemble.answer_decoder(settings, task),
             commit_interval=0.0,
             clock=lambda: world.now,
             observer=Silent(),
             checkpoint=Checkpointer(store, self.fold, build, every_outcomes=12, every_seconds=0.0),
+            made_with=world.made_with,
+            replan=partial(assemble.replan, settings, task, world.count),
         )
         return StartedWorker(
             self.log,
@@ -344,6 +356,7 @@ class World:
         self.settings = settings_of(MODELS[seed % len(MODELS)])
         self.task = assemble.build_model(self.settings).task
         self.topics = assemble.topics_of(self.settings)
+        self.made_with = assemble.made_with(self.settings)
         self.cluster = Cluster(lambda: self.now, session_timeout=SESSION, transaction_timeout=TRANSACTION)
         self.log = MemoryLog(self.cluster)
         assemble.create_topics(self.settings, self.log)

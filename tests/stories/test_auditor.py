@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import orjson
@@ -13,7 +13,9 @@ import pytest
 from auditor import audit
 from story import Place, Stage, electricity, until
 
+from streamal import assemble
 from streamal.service.ledgers import decode_metadata, encode_metadata
+from streamal.service.verify import Report, verify
 from streamal.transport.log import Append, TopicPartition
 
 
@@ -144,12 +146,66 @@ BREACHES: dict[Callable[[Stage], None], str] = {
 }
 
 
+def falsify_the_audit(stage: Stage) -> None:
+    """Let an audit record claim a cheaper ledger."""
+    record = stage.tape(stage.topics.decisions).partitions[0][0]
+    found = orjson.loads(record.value or b"")
+    found["ledger_after"]["budget"]["asked"] -= 1
+    sql = "UPDATE record SET value = ? WHERE topic = {decisions} AND partition = 0 AND offset = ?"
+    execute(stage, sql, orjson.dumps(found), record.offset)
+
+
+def change_moments(stage: Stage) -> None:
+    """Change the last bits of the moments that the scaler was fed with."""
+    record = next(r for r in stage.tape(stage.topics.outcomes).records() if b'"moments"' in (r.value or b""))
+    found = orjson.loads(record.value or b"")
+    found["moments"]["nswprice"][1] += 1e-15
+    sql = "UPDATE record SET value = ? WHERE topic = {outcomes} AND offset = ?"
+    execute(stage, sql, orjson.dumps(found), record.offset)
+
+
+def broken(stage: Stage) -> Report:
+    """Verify, as `streamal verify` does."""
+    return verify(assemble.subject_of(stage.settings, stage.log))
+
+
 @pytest.mark.parametrize("breach", BREACHES, ids=lambda breach: breach.__name__)
 def test_a_breach_is_found(breach: Callable[[Stage], None], sound: Path, tmp_path: Path) -> None:
-    for path in sound.glob("log.db*"):
-        shutil.copy(path, tmp_path)
-    with closing(Stage(Place(tmp_path), transport={"partitions": 2})) as stage:
-        breach(stage)
-    with closing(Stage(Place(tmp_path), transport={"partitions": 2})) as stage:
+    with breached(breach, sound, tmp_path) as stage:
         with pytest.raises(AssertionError, match=BREACHES[breach]):
             audit(stage)
+
+
+@pytest.mark.parametrize("breach", [*BREACHES, falsify_the_audit, change_moments], ids=lambda breach: breach.__name__)
+def test_a_breach_is_found_by_the_replay(breach: Callable[[Stage], None], sound: Path, tmp_path: Path) -> None:
+    with breached(breach, sound, tmp_path) as stage:
+        report = broken(stage)
+        assert not report.sound
+        assert report.partitions[0].differences
+        print(report.partitions[0].differences[:3])
+
+
+def test_the_replay_of_a_sound_log_finds_nothing(sound: Path, tmp_path: Path) -> None:
+    with breached(lambda stage: None, sound, tmp_path) as stage:
+        report = broken(stage)
+    assert report.sound
+    assert [p.instances for p in report.partitions] == [500, 500]
+    assert sum(p.requests for p in report.partitions) == sum(p.asked for p in report.partitions) > 20
+
+
+def test_a_difference_names_fields_and_never_values(sound: Path, tmp_path: Path) -> None:
+    with breached(relabel, sound, tmp_path) as stage:
+        lines = [line for p in broken(stage).partitions for line in p.differences]
+    assert any(line.endswith("differs: label") for line in lines)
+    assert not any("up" in line.split() or "down" in line.split() for line in lines)
+
+
+@contextmanager
+def breached(breach: Callable[[Stage], None], sound: Path, directory: Path) -> Iterator[Stage]:
+    """Open a copy of the sound log after something was done to it."""
+    for path in sound.glob("log.db*"):
+        shutil.copy(path, directory)
+    with closing(Stage(Place(directory), transport={"partitions": 2})) as stage:
+        breach(stage)
+    with closing(Stage(Place(directory), transport={"partitions": 2})) as stage:
+        yield stage
