@@ -1,4 +1,4 @@
-"""The auditor of the stories: reads everything that was committed and checks each promise against the log alone.
+"""The auditor of stories and simulations: reads all that was committed, checks each promise against the log alone.
 
 Every instance decided once, every request within the budget at every prefix and made once, every answer accounted for,
 the first valid answer to a request learned and learned once, every refusal with its reason and position, and every
@@ -7,15 +7,17 @@ prediction in a request bit-equal to that of a fold of `outcomes` up to the vers
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import orjson
-from story import Stage, electricity
+from story import Stage, Tape, electricity
 
 from streamal import assemble
 from streamal.decoding import AnswerDecoder
@@ -23,12 +25,29 @@ from streamal.errors import BadRecord
 from streamal.learning import snapshot
 from streamal.learning.fold import Fold
 from streamal.learning.model import Model
-from streamal.messages import Answer, LabelRequest, Moments, Outcome, decode_outcome, parse_request_id
-from streamal.service.ledgers import decode_metadata
+from streamal.messages import Answer, Features, LabelRequest, Moments, Outcome, decode_outcome, parse_request_id
+from streamal.service.ledgers import Topics, decode_metadata
 from streamal.service.verify import verify
-from streamal.transport.log import Record, TopicPartition
+from streamal.settings import Settings
+from streamal.transport.log import Log, Record, TopicPartition
 
 KINDS = {"label": "learned", "unsure": "abstained", "invalid": "invalid", "cancel": "cancelled"}
+
+
+class Audited(Protocol):
+    """A stream with its log, whoever worked on it."""
+
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def topics(self) -> Topics: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def log(self) -> Log: ...
+
+    def tape(self, topic: str) -> Tape:
+        """Return all committed records of a topic up to now."""
 
 
 class Letter(NamedTuple):
@@ -52,7 +71,7 @@ class Findings:
     skipped: int = 0
 
 
-def audit(stage: Stage) -> Findings:
+def audit(stage: Audited) -> Findings:
     """Check all promises on a stream that is drained; fails at the first one that is broken."""
     letters = letters_of(stage)
     places = [letter[:3] for letter in letters]
@@ -70,14 +89,14 @@ def audit(stage: Stage) -> Findings:
     return found
 
 
-def check_replay(stage: Stage) -> None:
+def check_replay(stage: Audited) -> None:
     """Check that every decision can be made again, to the last bit."""
     report = verify(assemble.subject_of(stage.settings, stage.log))
     assert report.sound, [line for partition in report.partitions for line in partition.differences]
     assert not any(partition.unverifiable or partition.repeated for partition in report.partitions)
 
 
-def letters_of(stage: Stage) -> list[Letter]:
+def letters_of(stage: Audited) -> list[Letter]:
     """Return all dead letters, and check that each lies beside the instance or answer it is about."""
     found = []
     for record in stage.tape(stage.topics.dead_letters).records():
@@ -90,7 +109,7 @@ def letters_of(stage: Stage) -> list[Letter]:
     return found
 
 
-def requests_of(stage: Stage) -> dict[str, LabelRequest]:
+def requests_of(stage: Audited) -> dict[str, LabelRequest]:
     """Return all label requests by id, none of them made twice."""
     found: dict[str, LabelRequest] = {}
     for record in stage.tape(stage.topics.label_requests).records():
@@ -101,7 +120,7 @@ def requests_of(stage: Stage) -> dict[str, LabelRequest]:
     return found
 
 
-def outcomes_of(stage: Stage) -> Iterator[tuple[int, Outcome]]:
+def outcomes_of(stage: Audited) -> Iterator[tuple[int, Outcome]]:
     """Yield the outcomes with their offsets, without moments."""
     for record in stage.tape(stage.topics.outcomes).records():
         outcome = decode_outcome(record.value or b"")
@@ -109,7 +128,7 @@ def outcomes_of(stage: Stage) -> Iterator[tuple[int, Outcome]]:
             yield record.offset, outcome
 
 
-def check_decisions(stage: Stage, partition: int) -> int:
+def check_decisions(stage: Audited, partition: int) -> int:
     """Check that the audit records cover every instance and answer of a partition once; returns the instances."""
     audits = [orjson.loads(r.value or b"") for r in stage.tape(stage.topics.decisions).partitions[partition]]
     instances = stage.tape(stage.topics.instances).partitions[partition]
@@ -134,7 +153,7 @@ def chain(records: Sequence[Record], spans: Sequence[tuple[int, int]]) -> None:
     assert at == len(offsets), f"{len(offsets) - at} records were never covered"
 
 
-def check_ledger(stage: Stage, partition: int, letters: Sequence[Letter]) -> None:
+def check_ledger(stage: Audited, partition: int, letters: Sequence[Letter]) -> None:
     """Check that the ledger beside the position is the one last audited, and has counted every good instance."""
     place = TopicPartition(stage.topics.instances, partition)
     records = stage.tape(place.topic).partitions[partition]
@@ -150,7 +169,7 @@ def check_ledger(stage: Stage, partition: int, letters: Sequence[Letter]) -> Non
     assert taken <= ledger["budget"]["seen"], "moments were taken twice of the same instances"
 
 
-def check_budget(stage: Stage, partition: int, letters: Sequence[Letter], requests: Sequence[LabelRequest]) -> None:
+def check_budget(stage: Audited, partition: int, letters: Sequence[Letter], requests: Sequence[LabelRequest]) -> None:
     """Check the bound at every prefix of a partition, against the records themselves."""
     task = assemble.build_model(stage.settings).task
     plan = assemble.plans_of(stage.settings, task, stage.count)[partition].budget
@@ -173,7 +192,7 @@ def check_budget(stage: Stage, partition: int, letters: Sequence[Letter], reques
 
 
 def check_answers(
-    stage: Stage, requests: Mapping[str, LabelRequest], letters: Sequence[Letter], found: Findings
+    stage: Audited, requests: Mapping[str, LabelRequest], letters: Sequence[Letter], found: Findings
 ) -> None:
     """Check that each answer became an outcome, a dead letter, a copy on the right partition, or a skip."""
     outcomes: dict[str, Outcome] = {}
@@ -183,6 +202,7 @@ def check_answers(
         outcomes[outcome.request_id] = outcome
         found.outcomes[outcome.kind] += 1
     decode = AnswerDecoder(assemble.build_model(stage.settings).task, stage.settings.model.classes)
+    times = [answer_times(stage, partition) for partition in range(stage.count)]
     expected: set[Letter] = set()
     first: dict[str, Answer] = {}
     astray: Counter[tuple[int, bytes]] = Counter()
@@ -199,7 +219,7 @@ def check_answers(
             copies[record.partition, record.value or b""] += 1
         if target != record.partition and target < stage.count:
             astray[target, record.value or b""] += 1
-        elif reason := verdict(answer, first, requests, outcomes):
+        elif reason := verdict(answer, times[record.partition](record.offset), first, requests, outcomes):
             expected.add(Letter(*place, reason))
         elif answer.kind == "skip":
             found.skipped += 1
@@ -215,8 +235,16 @@ def check_answers(
     found.forwarded = sum(copies.values())
 
 
+def answer_times(stage: Audited, partition: int) -> Callable[[int], float]:
+    """Return what tells when the answer at an offset was matched: the time of the transaction that covers it."""
+    audits = [orjson.loads(r.value or b"") for r in stage.tape(stage.topics.decisions).partitions[partition]]
+    ends = [(a["answers_to"], a["at"]) for a in audits]
+    return lambda offset: float(ends[bisect_right(ends, offset, key=itemgetter(0))][1])
+
+
 def verdict(
     answer: Answer,
+    at: float,
     first: dict[str, Answer],
     requests: Mapping[str, LabelRequest],
     outcomes: Mapping[str, Outcome],
@@ -229,15 +257,16 @@ def verdict(
         before = first[identity]
         same = before.kind == "label" and before.label == answer.label
         return "duplicate" if same or answer.kind != "label" else "conflict"
+    outcome = outcomes.get(identity)
+    if outcome is not None and outcome.kind == "expired" and at > outcome.resolved_at:
+        return "expired"
     if answer.kind == "skip":
         return None
-    if identity in outcomes and outcomes[identity].kind == "expired":
-        return "expired"
     first[identity] = answer
     return None
 
 
-def check_predictions(stage: Stage, requests: Any) -> None:
+def check_predictions(stage: Audited, requests: Any) -> None:
     """Check that each request carries what the model of its version says, to the last bit."""
     fold = Fold(assemble.build_model(stage.settings))
     records = stage.tape(stage.topics.outcomes).partitions[0]
@@ -255,7 +284,7 @@ def check_predictions(stage: Stage, requests: Any) -> None:
             assert bits(predicted) == bits(request.prediction), f"request {request.request_id}, version {version}"
 
 
-def folded(stage: Stage, version: int) -> Fold:
+def folded(stage: Audited, version: int) -> Fold:
     """Return an uninterrupted fold by a fresh model of the outcomes before a version."""
     fold = Fold(assemble.build_model(stage.settings))
     records = (record for record in stage.tape(stage.topics.outcomes).records() if record.offset < version)
@@ -276,20 +305,29 @@ def check_models(stage: Stage, *slots: int, trusted: Sequence[str] = ()) -> None
 
     What a worker appends while it ends may be missing from its model, but only moments can be.
     """
-    last = max(offset for offset, _ in outcomes_of(stage))
     for slot in slots:
-        model, version = saved(stage, slot, trusted)
-        assert version > last, f"worker {slot} has folded to {version}, the last outcome lies at {last}"
-        fold = folded(stage, version)
-        assert fold.version == version
-        assert any(view(fold.model)), "a model that knows nothing proves nothing"
-        assert view(model) == view(fold.model), f"the model of worker {slot} differs"
+        check_model(stage, *saved(stage, slot, trusted), probes(), f"worker {slot}")
 
 
-def view(model: Model) -> list[dict[str, str]]:
-    """Return a model's predictions on 200 instances of Electricity, to the last bit."""
-    rows = electricity()[:: len(electricity()) // 200][:200]
-    return [bits(prediction) for prediction in model.predict([row.features for row in rows])]
+def check_model(stage: Audited, model: Model, version: int, rows: Sequence[Features], whose: str) -> None:
+    """Check that a model is the uninterrupted fold of all outcomes, by its predictions on some rows."""
+    last = max(offset for offset, _ in outcomes_of(stage))
+    assert version > last, f"{whose} has folded to {version}, the last outcome lies at {last}"
+    fold = folded(stage, version)
+    assert fold.version == version
+    expected = view(fold.model, rows)
+    assert any(expected), "a model that knows nothing proves nothing"
+    assert view(model, rows) == expected, f"the model of {whose} differs"
+
+
+def probes() -> list[Features]:
+    """Return 200 instances of Electricity."""
+    return [row.features for row in electricity()[:: len(electricity()) // 200][:200]]
+
+
+def view(model: Model, rows: Sequence[Features]) -> list[dict[str, str]]:
+    """Return a model's predictions to the last bit."""
+    return [bits(prediction) for prediction in model.predict(rows)]
 
 
 def bits(prediction: Mapping[str, float]) -> dict[str, str]:

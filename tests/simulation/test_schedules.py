@@ -1,0 +1,97 @@
+"""Two workers through thousands of schedules, with a crash at every I/O point, and the audit of the real runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import Final
+
+import pytest
+from simulation import schedule
+from simulation.memory_log import Point
+from simulation.mutants import MUTANTS
+from simulation.schedule import Fault, World, simulate
+
+CHOSEN: Final = os.environ.get("STREAMAL_SIMULATION_SEEDS", "0:300")
+"""Which seeds to play, from:to."""
+SEEDS: Final = range(*map(int, CHOSEN.split(":")))
+ENOUGH: Final = 150
+"""Seeds within which every mutant must be found."""
+BASE: Final = 12
+STOPS: Final = ((150, 1), (250, 0))
+FAILING: Final = (Fault(0, Point.SEND, "fail", 60), Fault(1, Point.OFFSETS, "fail", 60))
+"""What happens in the schedule with enumerated crashes besides them, so that every point is visited by both workers."""
+
+
+def base(*faults: Fault) -> World:
+    return World(BASE, [*FAILING, *faults], stops=STOPS)
+
+
+@cache
+def visits() -> dict[tuple[int, Point], int]:
+    """Return how often each worker comes to each point before everything has to be healthy."""
+    world = base()
+    world.play()
+    world.check()
+    return dict(world.chaos)
+
+
+@pytest.mark.parametrize("point", Point)
+@pytest.mark.parametrize("slot", [0, 1])
+def test_crash_at_every_point(slot: int, point: Point) -> None:
+    for occurrence in sorted({0, visits()[slot, point] // 2}):
+        world = base(Fault(slot, point, "kill", visits=occurrence))
+        world.play()
+        world.check()
+        assert (slot, point, "kill") in [(fault.slot, fault.point, fault.kind) for fault in world.struck]
+
+
+def test_the_points_are_all_there_are() -> None:
+    print("\n".join(f"{point:20} {visits()[0, point]:6} {visits()[1, point]:6}" for point in Point))
+    assert set(visits()) == set(product((0, 1), Point)), "a point that a worker never comes to is not tested"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_schedules(seed: int) -> None:
+    simulate(seed)
+
+
+def test_the_schedules_meet_what_they_are_for() -> None:
+    """Each kind of fault strikes, workers end by themselves, and answers come late, twice and astray."""
+    worlds = [simulate(seed) for seed in range(12)]
+    assert {fault.kind for world in worlds for fault in world.struck} == {"kill", "freeze", "fail"}
+    story = "\n".join(line for world in worlds for line in world.story)
+    assert all(word in story for word in ("ProducerFenced", "was silent", "the broker is away", "is asked to end"))
+    found = [world.check() for world in worlds]
+    letters = set[str]().union(*(one.letters for one in found))
+    assert {"duplicate", "conflict", "unknown", "expired", "decode_error"} <= letters
+    assert {"learned", "abstained", "invalid", "expired"} <= set[str]().union(*(one.outcomes for one in found))
+    assert all(sum(getattr(one, name) for one in found) for name in ("forwarded", "skipped"))
+
+
+def test_the_same_seed_gives_the_same_topics() -> None:
+    """To the last byte, also in another process, where sets have another order."""
+    first, again, other = simulate(3).digest(), simulate(3).digest(), simulate(4).digest()
+    assert first == again != other
+    script, tests = Path(schedule.__file__), Path(schedule.__file__).parents[1]
+    environment = os.environ | {"PYTHONPATH": str(tests), "PYTHONHASHSEED": "1"}
+    done = subprocess.run([sys.executable, script, "3"], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == first
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_the_simulation_bites(mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "PATIENCE", 6_000)
+    mutant(monkeypatch)
+    for seed in range(ENOUGH):
+        try:
+            simulate(seed)
+        except AssertionError as found:
+            print(f"found by seed {seed}: {str(found).splitlines()[0]}")
+            return
+    pytest.fail(f"{mutant.__name__} went through {ENOUGH} schedules unnoticed")
