@@ -20,7 +20,8 @@ from streamal.errors import ConfigError
 from streamal.evaluate.simulate import Simulation, simulate
 from streamal.evaluate.stream import read
 from streamal.lane import SamplingPlan
-from streamal.learning import presets
+from streamal.learning import allowed, presets
+from streamal.learning.allowed import Allowed
 from streamal.learning.model import Model
 from streamal.messages import Task
 from streamal.sampler import SelectiveSampler
@@ -176,8 +177,15 @@ def snapshot_store(settings: Settings) -> SnapshotStore:
     directory = Path(chosen.directory) if chosen.directory else beside / OWN_DIRECTORY
     key_file = Path(chosen.key_file) if chosen.key_file else None
     name = f"{settings.pipeline}-{transport.slot}"
-    trusted = [settings.model.factory.partition(".")[0].partition(":")[0]] if settings.model.factory else []
-    return SnapshotStore(directory, name, config_hash(settings), key_file=key_file, trusted=trusted)
+    return SnapshotStore(directory, name, config_hash(settings), allowed=allowed_in(settings), key_file=key_file)
+
+
+def allowed_in(settings: Settings) -> Allowed:
+    """Return what snapshots of the model may be made of."""
+    chosen = settings.model
+    if not chosen.factory:
+        return allowed.ALLOWED[chosen.kind]
+    return allowed.allowed_in(build_model(settings), chosen.factory.partition(":")[0].partition(".")[0])
 
 
 def build_service(settings: Settings, log: Log) -> Service:

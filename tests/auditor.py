@@ -252,22 +252,23 @@ def folded(stage: Stage, version: int) -> Fold:
     return fold
 
 
-def saved(stage: Stage, slot: int, trusted: Sequence[str] = ()) -> tuple[Model, int]:
-    """Return model and version that the worker of a slot saved last; `trusted` as in `snapshot.load`."""
+def saved(stage: Stage, slot: int) -> tuple[Model, int]:
+    """Return model and version that the worker of a slot saved last."""
     settings = stage.settings_of(slot)
     path = Path(settings.snapshot.directory) / f"{settings.pipeline}-{slot}.snapshot"
     key = Path(settings.snapshot.key_file).read_bytes()
-    return snapshot.load(path.read_bytes(), config_hash=assemble.config_hash(settings), key=key, trusted=trusted)[:2]
+    allowed = assemble.allowed_in(settings)
+    return snapshot.load(path.read_bytes(), config_hash=assemble.config_hash(settings), key=key, allowed=allowed)[:2]
 
 
-def check_models(stage: Stage, *slots: int, trusted: Sequence[str] = ()) -> None:
+def check_models(stage: Stage, *slots: int) -> None:
     """Check that the workers' saved models are the uninterrupted fold of all outcomes, to the last bit.
 
     What a worker appends while it ends may be missing from its model, but only moments can be.
     """
     last = max(offset for offset, _ in outcomes_of(stage))
     for slot in slots:
-        model, version = saved(stage, slot, trusted)
+        model, version = saved(stage, slot)
         assert version > last, f"worker {slot} has folded to {version}, the last outcome lies at {last}"
         fold = folded(stage, version)
         assert fold.version == version

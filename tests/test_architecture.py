@@ -57,7 +57,7 @@ ONLY_IN: Final[Mapping[str, tuple[str, ...]]] = {
     "pydantic_settings": ("settings",),
     "subprocess": ("service.supervisor",),
     "matplotlib": ("evaluate.report",),
-    "pickle": ("learning.online", "learning.snapshot"),
+    "pickle": ("learning.allowed", "learning.online", "learning.snapshot"),
 }
 """Who alone may know a library; one that nobody imports yet has its place reserved."""
 BANNED_WORDS: Final = frozenset("utils util helpers helper common core base manager handler data misc".split())

@@ -11,13 +11,14 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from streamal.errors import ConfigError, ModelError, SnapshotRefused
 from streamal.learning import snapshot
+from streamal.learning.allowed import Allowed
 from streamal.learning.fold import Fold, fingerprint
 from streamal.learning.model import Model
 from streamal.messages import Moments, Outcome
@@ -30,7 +31,7 @@ KEY_BYTES: Final = 32
 class SnapshotStore:
     """Keeps the snapshots of one config (`config_hash`) in a directory.
 
-    Without a key file it makes its own key. `trusted` names packages besides River whose classes a model may hold.
+    Without a key file it makes its own key. `allowed` lists what a model may be made of.
     """
 
     def __init__(
@@ -39,21 +40,21 @@ class SnapshotStore:
         name: str,
         config_hash: str,
         *,
+        allowed: Allowed,
         key_file: Path | None = None,
-        trusted: Sequence[str] = (),
     ) -> None:
         self._directory = directory
         self._path = directory / f"{name}.snapshot"
         self._config_hash = config_hash
         self._key_file = key_file
-        self._trusted = trusted
+        self._allowed = allowed
         self._key: bytes | None = None
 
     def restore(self, build: Callable[[], Model]) -> Fold:
         """Return the fold as it was saved, or a new one."""
         try:
             blob = self._path.read_bytes()
-            found = snapshot.load(blob, config_hash=self._config_hash, key=self._secret(), trusted=self._trusted)
+            found = snapshot.load(blob, config_hash=self._config_hash, key=self._secret(), allowed=self._allowed)
         except FileNotFoundError:
             return Fold(build())
         except (OSError, SnapshotRefused) as refused:
@@ -65,7 +66,12 @@ class SnapshotStore:
     def save(self, fold: Fold) -> int:
         """Save the fold; returns the bytes written. A crash at any moment leaves the old snapshot or the new one."""
         blob = snapshot.dump(
-            fold.model, model_version=fold.version, config_hash=self._config_hash, key=self._secret(), last=fold.last
+            fold.model,
+            model_version=fold.version,
+            config_hash=self._config_hash,
+            key=self._secret(),
+            allowed=self._allowed,
+            last=fold.last,
         )
         self._directory.mkdir(parents=True, exist_ok=True)
         draft = self._path.with_suffix(f".{os.getpid()}")

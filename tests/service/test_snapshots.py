@@ -13,6 +13,7 @@ from river import compose, naive_bayes
 
 from streamal.errors import ConfigError
 from streamal.learning import snapshot
+from streamal.learning.allowed import ALLOWED
 from streamal.learning.fold import Fold
 from streamal.learning.model import Model
 from streamal.learning.online import FactoryModel
@@ -23,6 +24,15 @@ from streamal.service.snapshots import Checkpointer, SnapshotStore
 
 def fresh() -> Model:
     return build("logistic_regression", parameters={}, seed=0)
+
+
+def store_in(place: Path, config: str = "config", key_file: Path | None = None) -> SnapshotStore:
+    return SnapshotStore(place, "s-0", config, allowed=ALLOWED["logistic_regression"], key_file=key_file)
+
+
+def dumped(fold: Fold) -> bytes:
+    allowed = ALLOWED["logistic_regression"]
+    return snapshot.dump(fold.model, model_version=fold.version, config_hash="", key=b"k" * 32, allowed=allowed)
 
 
 def folded(count: int) -> Fold:
@@ -37,28 +47,28 @@ def unpicklable() -> FactoryModel:
 
 
 def test_a_saved_fold_comes_back(tmp_path: Path) -> None:
-    store = SnapshotStore(tmp_path, "s-0", "config")
+    store = store_in(tmp_path)
     assert store.restore(fresh).version == 0
     assert store.save(folded(7)) > 0
-    assert SnapshotStore(tmp_path, "s-0", "config").restore(fresh).version == 7
+    assert store_in(tmp_path).restore(fresh).version == 7
     assert {path.name for path in tmp_path.iterdir()} == {"s-0.snapshot", "snapshot.key"}
 
 
 def test_its_own_key_is_readable_by_its_owner_only(tmp_path: Path) -> None:
-    SnapshotStore(tmp_path, "s-0", "config").save(folded(1))
+    store_in(tmp_path).save(folded(1))
     assert stat.S_IMODE((tmp_path / "snapshot.key").stat().st_mode) == 0o600
 
 
 @pytest.mark.parametrize("change", ["config", "key", "bytes"])
 def test_what_does_not_fit_is_ignored(tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture) -> None:
-    SnapshotStore(tmp_path, "s-0", "config").save(folded(7))
+    store_in(tmp_path).save(folded(7))
     if change == "key":
         (tmp_path / "snapshot.key").write_bytes(b"k" * 32)
     if change == "bytes":
         blob = bytearray((tmp_path / "s-0.snapshot").read_bytes())
         blob[-40] ^= 1
         (tmp_path / "s-0.snapshot").write_bytes(bytes(blob))
-    store = SnapshotStore(tmp_path, "s-0", "other" if change == "config" else "config")
+    store = store_in(tmp_path, "other" if change == "config" else "config")
     with caplog.at_level(logging.WARNING):
         assert store.restore(fresh).version == 0
     assert "folding the log instead" in caplog.text
@@ -69,30 +79,28 @@ def test_a_key_file_that_cannot_serve_is_named(tmp_path: Path) -> None:
     short.write_bytes(b"k" * 31)
     for file, cause in ((short, "at least 32 bytes, found 31"), (tmp_path / "none", "cannot be read")):
         with pytest.raises(ConfigError, match=cause):
-            SnapshotStore(tmp_path, "s-0", "config", key_file=file).save(folded(1))
+            store_in(tmp_path, key_file=file).save(folded(1))
 
 
 def test_it_is_saved_when_enough_has_come_and_not_twice(tmp_path: Path) -> None:
     fold = Fold(fresh())
-    checkpoint = Checkpointer(
-        SnapshotStore(tmp_path, "s-0", "config"), fold, fresh, every_outcomes=5, every_seconds=0.0
-    )
+    checkpoint = Checkpointer(store_in(tmp_path), fold, fresh, every_outcomes=5, every_seconds=0.0)
     for offset in range(12):
         fold.fold([(offset, Moments(0, 1, {"x": Moment(1, 1.0, 0.0)}))])
         checkpoint()
-    assert SnapshotStore(tmp_path, "s-0", "config").restore(fresh).version == 10
+    assert store_in(tmp_path).restore(fresh).version == 10
     checkpoint.save()
     written = (tmp_path / "s-0.snapshot").stat().st_mtime_ns
     checkpoint.save()
     assert (tmp_path / "s-0.snapshot").stat().st_mtime_ns == written
-    assert SnapshotStore(tmp_path, "s-0", "config").restore(fresh).version == 12
+    assert store_in(tmp_path).restore(fresh).version == 12
 
 
 def test_a_model_that_cannot_be_saved_only_costs_the_snapshots(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fold = Fold(unpicklable())
-    store = SnapshotStore(tmp_path, "s-0", "config")
+    store = store_in(tmp_path)
     checkpoint = Checkpointer(store, fold, unpicklable, every_outcomes=1, every_seconds=0.0)
     with caplog.at_level(logging.WARNING):
         for offset in range(3):
@@ -110,8 +118,8 @@ def moments(offset: int) -> Moments:
 def test_a_snapshot_of_another_log_is_given_up(
     tmp_path: Path, found: Moments | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    SnapshotStore(tmp_path, "s-0", "config").save(folded(7))
-    store = SnapshotStore(tmp_path, "s-0", "config")
+    store_in(tmp_path).save(folded(7))
+    store = store_in(tmp_path)
     fold = store.restore(fresh)
     checkpoint = Checkpointer(store, fold, fresh, every_outcomes=1, every_seconds=0.0)
     with caplog.at_level(logging.WARNING):
@@ -123,18 +131,16 @@ def test_a_snapshot_of_another_log_is_given_up(
         again = folded(3)
         fold.fold([(offset, moments(offset)) for offset in range(3)])
         assert fold.last == again.last
-        assert snapshot.dump(fold.model, model_version=3, config_hash="", key=b"k" * 32) == snapshot.dump(
-            again.model, model_version=3, config_hash="", key=b"k" * 32
-        )
+        assert dumped(fold) == dumped(again)
         checkpoint()
-        assert SnapshotStore(tmp_path, "s-0", "config").restore(fresh).version == 3
+        assert store_in(tmp_path).restore(fresh).version == 3
 
 
 def test_a_full_or_lost_disk_does_not_stop_the_service(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     place = tmp_path / "snapshots"
     place.write_text("a file where the directory should be")
     fold = folded(3)
-    store = SnapshotStore(place, "s-0", "config")
+    store = store_in(place)
     checkpoint = Checkpointer(store, fold, fresh, every_outcomes=1, every_seconds=0.0)
     with caplog.at_level(logging.WARNING):
         fold.fold([(3, moments(3))])
@@ -143,26 +149,26 @@ def test_a_full_or_lost_disk_does_not_stop_the_service(tmp_path: Path, caplog: p
     assert checkpoint.saved_at == 0.0
     place.unlink()
     checkpoint()
-    assert SnapshotStore(place, "s-0", "config").restore(fresh).version == 4
+    assert store_in(place).restore(fresh).version == 4
 
 
 def test_a_snapshot_that_cannot_be_read_is_ignored(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "s-0.snapshot").mkdir()
     with caplog.at_level(logging.WARNING):
-        assert SnapshotStore(tmp_path, "s-0", "config").restore(fresh).version == 0
+        assert store_in(tmp_path).restore(fresh).version == 0
     assert "folding the log instead" in caplog.text
     with pytest.raises(IsADirectoryError):
-        SnapshotStore(tmp_path, "s-0", "config").save(folded(1))
+        store_in(tmp_path).save(folded(1))
     assert {path.name for path in tmp_path.iterdir()} == {"s-0.snapshot", "snapshot.key"}
 
 
 @pytest.mark.parametrize("length", [0, 31])
 def test_a_key_that_was_cut_off_is_replaced(tmp_path: Path, length: int) -> None:
     (tmp_path / "snapshot.key").write_bytes(b"k" * length)
-    SnapshotStore(tmp_path, "s-0", "config").save(folded(2))
+    store_in(tmp_path).save(folded(2))
     assert len((tmp_path / "snapshot.key").read_bytes()) == 32
     assert stat.S_IMODE((tmp_path / "snapshot.key").stat().st_mode) == 0o600
-    assert SnapshotStore(tmp_path, "s-0", "config").restore(fresh).version == 2
+    assert store_in(tmp_path).restore(fresh).version == 2
 
 
 def test_of_several_makers_of_a_key_the_first_one_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +179,7 @@ def test_of_several_makers_of_a_key_the_first_one_wins(tmp_path: Path, monkeypat
         link(draft, own)
 
     monkeypatch.setattr(os, "link", outrun)
-    SnapshotStore(tmp_path, "s-0", "config").save(folded(2))
+    store_in(tmp_path).save(folded(2))
     assert (tmp_path / "snapshot.key").read_bytes() == b"k" * 32
-    assert SnapshotStore(tmp_path, "s-0", "config").restore(fresh).version == 2
+    assert store_in(tmp_path).restore(fresh).version == 2
     assert {path.name for path in tmp_path.iterdir()} == {"s-0.snapshot", "snapshot.key"}
