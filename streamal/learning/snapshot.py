@@ -3,7 +3,7 @@
 River has no other form than pickle, and whoever can write a pickle that is loaded can run code. So the signature
 (HMAC-SHA256 over everything) is checked before anything is parsed. Behind it, for whoever has the key, stand three more
 walls: only the opcodes that this process would write, only the globals on the model's own list
-(`streamal.learning.allowed`), and no class left changed. The list is checked when a model is dumped, too, so that what
+(`streamal.learning.allowed`), and no class left changed. The list is checked when a model is written, too, so that what
 was saved can be loaded.
 
 Whatever does not match (signature, versions, config) is refused with its reason, and the caller folds from the log.
@@ -28,7 +28,7 @@ from streamal.learning.allowed import Allowed
 from streamal.learning.model import Model
 from streamal.learning.online import PROTOCOL, FactoryModel, OnlineModel
 
-FORMAT: Final = "streamal-snapshot/2"
+FORMAT: Final = "streamal-snapshot/3"
 MAGIC: Final = b"SALS"
 SIGNATURE_BYTES: Final = hashlib.sha256().digest_size
 LENGTH_BYTES: Final = 4
@@ -59,17 +59,21 @@ class Snapshot(NamedTuple):
     last: str
 
 
-def dump(model: Model, *, model_version: int, config_hash: str, key: bytes, allowed: Allowed, last: str = "") -> bytes:
-    """Return the model as signed bytes: magic, length of the header, header (JSON), pickle, signature.
+class Verified(NamedTuple):
+    """What a signed snapshot says of itself, and the model in it, not parsed yet."""
 
-    `key` is a secret of 16 bytes or more; `config_hash` stands for every setting the model depends on, `allowed` for
-    what it may be made of, `last` for the record that was folded last.
+    version: int
+    last: str
+    payload: memoryview
+
+
+def write(model: Model, allowed: Allowed) -> bytes:
+    """Return a model as a pickle that names nothing but what is allowed.
 
     Raises:
         ModelError: the model holds something that cannot be pickled, such as a lambda in a factory's pipeline, or that
-            would not be let through by `load`.
+            would not be let through when it is read.
     """
-    header = json.dumps({**expected_header(config_hash), "model_version": model_version, "last": last}).encode()
     payload = io.BytesIO()
     try:
         AllowListPickler(payload, allowed).dump(model)
@@ -79,29 +83,48 @@ def dump(model: Model, *, model_version: int, config_hash: str, key: bytes, allo
             "and no bound method, and classes of River and of its own package only"
         )
         raise ModelError(message) from error
-    content = b"".join([MAGIC, len(header).to_bytes(LENGTH_BYTES), header, payload.getbuffer()])
+    return payload.getvalue()
+
+
+def seal(payload: bytes, *, version: int, last: str, config_hash: str, key: bytes) -> bytes:
+    """Return a written model as a snapshot: magic, length of the header, header (JSON), pickle, signature.
+
+    `key` is a secret of 16 bytes or more; `config_hash` stands for every setting the model depends on, `last` for the
+    record that was folded last.
+    """
+    header = json.dumps({**expected_header(config_hash), "model_version": version, "last": last}).encode()
+    content = b"".join([MAGIC, len(header).to_bytes(LENGTH_BYTES), header, payload])
     return content + sign(content, key)
 
 
-def load(blob: bytes, *, config_hash: str, key: bytes, allowed: Allowed) -> Snapshot:
-    """Return what was dumped; `allowed` lists the globals it may name.
+def verify(blob: bytes, *, config_hash: str, key: bytes) -> Verified:
+    """Return what a snapshot holds, once it is known who wrote it and with what.
 
     Raises:
-        SnapshotRefused: unsigned, altered, cut off, of other versions or another config, or holding what is
-            no part of a model.
+        SnapshotRefused: unsigned, altered, cut off, of other versions or another config.
     """
-    content, signature = blob[:-SIGNATURE_BYTES], blob[-SIGNATURE_BYTES:]
-    if not hmac.compare_digest(sign(content, key), signature) or not content.startswith(MAGIC):
-        message = "the snapshot's signature does not fit: it was altered, cut off, or signed with another key"
+    content, signature = memoryview(blob)[:-SIGNATURE_BYTES], blob[-SIGNATURE_BYTES:]
+    if not hmac.compare_digest(sign(content, key), signature) or bytes(content[: len(MAGIC)]) != MAGIC:
+        message = "the signature does not fit: it was altered, cut off, or signed with another key (snapshot.key_file)"
         raise SnapshotRefused(message)
     start = len(MAGIC) + LENGTH_BYTES
     end = start + int.from_bytes(content[len(MAGIC) : start])
-    header = read_header(content[start:end])
+    header = read_header(bytes(content[start:end]))
     check_header(header, expected_header(config_hash))
-    return Snapshot(unpickle(content[end:], allowed), header["model_version"], header["last"])
+    return Verified(header["model_version"], header["last"], content[end:])
 
 
-def sign(content: bytes, key: bytes) -> bytes:
+def load(blob: bytes, *, config_hash: str, key: bytes, allowed: Allowed) -> Snapshot:
+    """Return what was written and sealed; `allowed` lists the globals it may name.
+
+    Raises:
+        SnapshotRefused: as `verify`, or it holds what is no part of a model.
+    """
+    found = verify(blob, config_hash=config_hash, key=key)
+    return Snapshot(read(found.payload, allowed), found.version, found.last)
+
+
+def sign(content: bytes | memoryview, key: bytes) -> bytes:
     """Return the signature of the content.
 
     >>> sign(b"content", b"0123456789abcdef").hex()[:8]
@@ -117,8 +140,8 @@ def expected_header(config_hash: str) -> dict[str, str]:
     """Return what a snapshot of this very process would carry in its header."""
     return {
         "format": FORMAT,
-        "python": ".".join(platform.python_version_tuple()[:2]),
-        "river": version("river"),
+        "Python": ".".join(platform.python_version_tuple()[:2]),
+        "River": version("river"),
         "streamal": version("streamal"),
         "config": config_hash,
     }
@@ -131,7 +154,7 @@ def read_header(content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         found = None
     if not (isinstance(found, dict) and type(found.get("model_version")) is int and type(found.get("last")) is str):
-        message = "the snapshot's header is not that of a snapshot; fold from the log"
+        message = "its header is not that of a snapshot: something else was signed with this key"
         raise SnapshotRefused(message)
     return found
 
@@ -139,19 +162,35 @@ def read_header(content: bytes) -> dict[str, Any]:
 def check_header(found: Mapping[str, Any], expected: Mapping[str, str]) -> None:
     """Refuse a header that differs.
 
-    >>> check_header({"river": "0.26.1"}, {"river": "0.27.0"})
+    >>> check_header({"River": "0.26.1"}, {"River": "0.27.0"})
     Traceback (most recent call last):
     ...
-    streamal.errors.SnapshotRefused: the snapshot was made with river '0.26.1', this is '0.27.0'; fold from the log
+    streamal.errors.SnapshotRefused: it was made with River 0.26.1, and this is River 0.27.0: the next one will fit; \
+to use this one, go back to River 0.26.1
     """
     for name, value in expected.items():
-        if found.get(name) != value:
-            message = f"the snapshot was made with {name} {found.get(name)!r}, this is {value!r}; fold from the log"
-            raise SnapshotRefused(message)
+        if (other := found.get(name)) == value:
+            continue
+        if name == "config":
+            message = (
+                "it was made for other settings of [model], strategy.seed or topics.outcomes: the next one will fit; "
+                "to use this one, go back to those"
+            )
+        else:
+            message = (
+                f"it was made with {name} {other}, and this is {name} {value}: the next one will fit; to use this one, "
+                f"go back to {name} {other}"
+            )
+        raise SnapshotRefused(message)
 
 
-def unpickle(payload: bytes, allowed: Allowed) -> Model:
-    """Load a model, and nothing that is not part of one."""
+def read(payload: bytes | memoryview, allowed: Allowed) -> Model:
+    """Return the model of a pickle.
+
+    Raises:
+        SnapshotRefused: it holds anything that is no part of one.
+    """
+    payload = bytes(payload)
     check_opcodes(payload)
     unpickler = AllowListUnpickler(payload, allowed)
     try:
@@ -168,15 +207,15 @@ def unpickle(payload: bytes, allowed: Allowed) -> Model:
         TypeError,
         ValueError,
     ) as error:
-        message = f"the snapshot's content cannot be read: {type(error).__name__}: {error}"
+        message = f"its content cannot be read: {type(error).__name__}: {error}"
         raise SnapshotRefused(message) from error
     finally:
         changed = unpickler.restore_classes()
     if changed:
-        message = f"the snapshot would change {', '.join(changed)}, and not only its instances"
+        message = f"it would change {', '.join(changed)}, and not only its instances"
         raise SnapshotRefused(message)
     if not isinstance(model, OnlineModel | FactoryModel):
-        message = f"the snapshot must hold a model, it holds {type(model).__name__}"
+        message = f"it must hold a model, it holds {type(model).__name__}"
         raise SnapshotRefused(message)
     return model
 
@@ -188,7 +227,7 @@ def check_opcodes(payload: bytes) -> None:
     >>> check_opcodes(b"(S'true'ios system.")
     Traceback (most recent call last):
     ...
-    streamal.errors.SnapshotRefused: the snapshot's content is no pickle of a model: at byte 1 of 19
+    streamal.errors.SnapshotRefused: its content is no pickle of a model: at byte 1 of 19
     """
     at = 0
     while (opcode := payload[at : at + 1]) != STOP:
@@ -197,7 +236,7 @@ def check_opcodes(payload: bytes) -> None:
         elif width := SIZED.get(opcode):
             at = min(at + 1 + width + int.from_bytes(payload[at + 1 : at + 1 + width], "little"), len(payload))
         else:
-            message = f"the snapshot's content is no pickle of a model: at byte {at} of {len(payload)}"
+            message = f"its content is no pickle of a model: at byte {at} of {len(payload)}"
             raise SnapshotRefused(message)
 
 
@@ -229,7 +268,7 @@ class AllowListUnpickler(pickle.Unpickler):
     def find_class(self, module_name: str, global_name: str) -> Any:
         """Return a class or function of the list."""
         if f"{module_name}:{global_name}" not in self._allowed:
-            message = f"the snapshot refers to {module_name}.{global_name}, which is no part of this model"
+            message = f"it refers to {module_name}.{global_name}, which is no part of this model"
             raise SnapshotRefused(message)
         found = super().find_class(module_name, global_name)
         if isinstance(found, type):

@@ -114,6 +114,11 @@ class Loop:
             return "joining"
         return "running" if self.holdings else "standby"
 
+    @property
+    def shares(self) -> bool:
+        """Whether this worker is the one whose snapshots all workers may start from: the owner of partition 0."""
+        return 0 in self.holdings
+
     def lag(self) -> Mapping[TopicPartition, int]:
         """Return how far the owned partitions are behind."""
         return self._membership.lag()
@@ -211,7 +216,7 @@ class Loop:
         craft = self._craft
         followed = self._follow()
         learned = fold(craft.sampler, followed, craft.observer)
-        craft.checkpoint()
+        craft.checkpoint(share=self.shares)
         outbox = self._outbox = Outbox(craft.topics, craft.sampler.version, round(craft.clock(), 3))
         self._begun = time.monotonic()
         places = {record.key: record.offset for record in followed}

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from river import compose, ensemble, feature_extraction, forest, linear_model, naive_bayes, preprocessing, tree
+from specimens import dump
 
 from streamal.errors import ModelError
 from streamal.learning.allowed import ALLOWED, Recorder, allowed_in
 from streamal.learning.online import FactoryModel
 from streamal.learning.presets import PRESETS, build, from_factory
-from streamal.learning.snapshot import dump, load
+from streamal.learning.snapshot import load
 from streamal.messages import Features, Moment, Value
 
 KEY = b"k" * 32
@@ -51,7 +52,7 @@ def met(kind: str, on: str, parameters: dict[str, Any]) -> set[str]:
             recorder.load()
             found |= recorder.found
             loaded = load(
-                dump(model, model_version=1, config_hash="c", key=KEY, allowed=ALLOWED[kind]),
+                dump(model, version=1, key=KEY, allowed=ALLOWED[kind]),
                 config_hash="c",
                 key=KEY,
                 allowed=ALLOWED[kind],
@@ -103,7 +104,7 @@ def test_a_factorys_model_grows_within_the_list_of_the_fresh_one(name: str) -> N
     allowed = allowed_in(model, "nothing")
     for features, value in stream("numbers", 600):
         model.learn(features, value)
-    blob = dump(model, model_version=1, config_hash="c", key=KEY, allowed=allowed)
+    blob = dump(model, version=1, key=KEY, allowed=allowed)
     assert load(blob, config_hash="c", key=KEY, allowed=allowed).version == 1
 
 
@@ -132,4 +133,4 @@ def test_the_list_of_a_factory_includes_its_own_package() -> None:
 def test_a_model_that_needs_getattr_has_no_snapshot_and_says_why() -> None:
     model = FactoryModel(linear_model.PARegressor(), task="regression", weighted=False)
     with pytest.raises(ModelError, match=r"it holds builtins:getattr, .* no bound method"):
-        dump(model, model_version=1, config_hash="c", key=KEY, allowed=allowed_in(model, "nothing"))
+        dump(model, version=1, key=KEY, allowed=allowed_in(model, "nothing"))

@@ -76,9 +76,7 @@ class Bench:
         task = assemble.check(settings).task
         self.fold = Fold(assemble.build_model(settings))
         store = assemble.snapshot_store(settings)
-        checkpoint = Checkpointer(
-            store, self.fold, lambda: assemble.build_model(settings), every_outcomes=10**9, every_seconds=1.0
-        )
+        checkpoint = Checkpointer(store, self.fold, every_outcomes=10**9, every_seconds=1.0)
         self.craft = Craft(
             topics=topics,
             sampler=SelectiveSampler(assemble.plans_of(settings, task, 1), self.fold),
