@@ -50,7 +50,7 @@ ONLY_IN: Final[Mapping[str, tuple[str, ...]]] = {
     "confluent_kafka": ("transport.confluent",),
     "sqlite3": ("transport.log_file",),
     "prometheus_client": ("web.metrics",),
-    "uvicorn": ("web.server",),
+    "uvicorn": ("web.connection", "web.server"),
     "starlette": ("web.server",),
     "click": ("annotate.terminal", "cli"),
     "pydantic": ("settings",),

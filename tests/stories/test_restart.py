@@ -217,7 +217,6 @@ def test_truncated_outcomes_are_refused_without_a_snapshot(embedded: Place, stag
     snapshot_path(stage).unlink()
     stage.start(0)
     assert worker.end()[0] == 0, "so is one in the topic"
-    snapshot_path(stage).unlink()
     wipe_topic(stage)
     code, message = refused(worker)
     assert code == TransportError.exit_code
