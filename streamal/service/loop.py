@@ -104,6 +104,7 @@ class Loop:
         self._committing: list[Event] = []
         self._held: list[Record] = []
         self.holdings: dict[int, Holding] = {}
+        self.reached: dict[TopicPartition, int] = {}
         self.rebalances = 0
         self.last_commit = 0.0
 
@@ -123,6 +124,11 @@ class Loop:
         """Return how far the owned partitions are behind."""
         return self._membership.lag()
 
+    @property
+    def lag_known_at(self) -> float:
+        """When that was last known for certain, by the monotonic clock."""
+        return self._membership.lag_known_at
+
     def turn(self) -> None:
         """Poll, decide, and hand over what is due."""
         polled = self._membership.poll(self._patience(), POLL_LIMIT)
@@ -137,6 +143,8 @@ class Loop:
             return
         outbox = self._outbox or self._begin()
         for partition, records in polled.items():
+            if records:
+                self.reached[partition] = records[-1].offset + 1
             if partition.topic == self._craft.topics.answers:
                 self._held += records
             elif records:
@@ -170,7 +178,7 @@ class Loop:
             raise DeadlineMissed(message)
         self._settle(confirm=False)
         epoch = self._membership.epoch
-        self._outbox, self._held, self.holdings = None, [], {}
+        self._outbox, self._held, self.holdings, self.reached = None, [], {}, {}
         self._craft.sampler.close()
         for place in sorted(self._membership.assignment):
             if place.topic == self._craft.topics.instances:

@@ -2,8 +2,9 @@
 
 The server runs in a thread of its own and reads two things: the status board and the metrics. It never touches the
 loop, so a slow scrape cannot delay a decision, and a stuck loop cannot keep a probe from saying so. Health is the age
-of the loop's last beat and nothing else: it stays green while the group rebalances or the brokers are away, as long as
-the loop turns. With a token, everything but the probes and the metrics asks for it.
+of the loop's last beat, and for each owned partition whether records come while some wait: it stays green while the
+group rebalances or the brokers are away, as long as the loop turns. With a token, everything but the probes and the
+metrics asks for it.
 """
 
 from __future__ import annotations
@@ -42,10 +43,20 @@ def diagnose(status: Status, age: float, limit: float = BEAT_LIMIT) -> str | Non
     >>> diagnose(Status("fraud", "running", 0.0, 0.0, 0.05), age=0.2)
     >>> diagnose(Status("fraud", "running", 0.0, 0.0, 0.05), age=75.0)
     'no turn of the loop ended for 75 s (limit 60 s) in phase running'
+    >>> from streamal.web.status import PartitionStatus
+    >>> stuck = {3: PartitionStatus(100, 4, 5.0, lag={"instances": 40}, stuck=61.0)}
+    >>> diagnose(Status("fraud", "running", 0.0, 0.0, 0.05, stuck), age=0.2)
+    'records wait and none came for 60 s or more on partitions 3; the poll is silent, a restart joins anew'
     """
-    if age < limit:
-        return None
-    return f"no turn of the loop ended for {age:.0f} s (limit {limit:.0f} s) in phase {status.phase}"
+    if age >= limit:
+        return f"no turn of the loop ended for {age:.0f} s (limit {limit:.0f} s) in phase {status.phase}"
+    stuck = [str(number) for number, partition in sorted(status.partitions.items()) if partition.stuck >= limit]
+    if stuck:
+        return (
+            f"records wait and none came for {limit:.0f} s or more on partitions {', '.join(stuck)}; the poll is "
+            "silent, a restart joins anew"
+        )
+    return None
 
 
 class Server:
