@@ -209,6 +209,12 @@ def read(payload: bytes | memoryview, allowed: Allowed) -> Model:
     ) as error:
         message = f"its content cannot be read: {type(error).__name__}: {error}"
         raise SnapshotRefused(message) from error
+    except BaseException as panic:
+        # River's parts in Rust panic at a state that is cut, and a panic is no `Exception`.
+        if type(panic).__module__ == "pyo3_runtime":
+            message = "its content cannot be read: a part of River gave up on it"
+            raise SnapshotRefused(message) from None
+        raise
     finally:
         changed = unpickler.restore_classes()
     if changed:

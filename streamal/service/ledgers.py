@@ -17,9 +17,10 @@ import orjson
 
 from streamal.decoding import InstanceDecoder
 from streamal.errors import BadRecord, LedgerLost, TopicMissing
-from streamal.messages import Instance, LabelRequest, Outcome, decode_outcome
+from streamal.messages import Instance, LabelRequest, Outcome
 from streamal.pending import REMEMBERED, PendingRequests
 from streamal.sampler import Handover
+from streamal.service.own_records import outcome_of, request_of
 from streamal.transport.log import Log, Membership, Reader, TopicPartition
 
 RECENT_OUTCOMES: Final = 2_000
@@ -126,10 +127,16 @@ def decode_metadata(metadata: str) -> tuple[dict[str, Any], Pointers]:
         ValueError: it is not what `encode_metadata` wrote, or of another version.
     """
     found = orjson.loads(unframe(metadata))
-    if found.get("v") != VERSION:
-        message = f"version {found.get('v')} instead of {VERSION}"
+    version = found.get("v") if isinstance(found, dict) else None
+    if version != VERSION:
+        message = f"version {version} instead of {VERSION}"
         raise ValueError(message)
-    return found["ledger"], Pointers(*found["pointers"])
+    ledger, places = found.get("ledger"), found.get("pointers")
+    fits = isinstance(places, list) and len(places) == 3 and all(type(place) is int and place >= 0 for place in places)
+    if not fits or not isinstance(ledger, dict):
+        message = "it holds no ledger or no pointers"
+        raise ValueError(message)
+    return ledger, Pointers(*places)
 
 
 class RequestIndex:
@@ -197,8 +204,8 @@ class Heritage:
             return Inheritance(first, Handover(), Pointers(), index)
         try:
             ledger, pointers = decode_metadata(committed.metadata)
-        except (ValueError, KeyError, TypeError, orjson.JSONDecodeError) as error:
-            raise LedgerLost(_lost(instances, f"its metadata is unreadable ({error})")) from None
+        except ValueError as error:
+            raise LedgerLost(lost(instances, f"its metadata is unreadable ({error})")) from None
         ended, recent = self._ended(partition, pointers)
         handover = Handover(
             ledger=ledger,
@@ -213,7 +220,7 @@ class Heritage:
         place = TopicPartition(self._topics.label_requests, partition)
         low = max(self.first(place), pointers.requests_low)
         for record in self._reader.read(place, low, pointers.requests_end):
-            yield record.offset, LabelRequest.decode(record.value or b"")
+            yield record.offset, request_of(record)
 
     def _ended(self, partition: int, pointers: Pointers) -> tuple[set[int], list[Outcome]]:
         """Return the offsets of all requests that have ended since the oldest pending one, and the last outcomes."""
@@ -225,7 +232,7 @@ class Heritage:
         ended: set[int] = set()
         recent: deque[Outcome] = deque(maxlen=REMEMBERED)
         for record in self._reader.read(outcomes, max(self.first(outcomes), start), pointers.outcomes_end):
-            outcome = decode_outcome(record.value or b"")
+            outcome = outcome_of(record)
             if isinstance(outcome, Outcome) and outcome.partition == partition:
                 ended.add(outcome.offset)
                 recent.append(outcome)
@@ -255,10 +262,11 @@ class Heritage:
         decisions = TopicPartition(self._topics.decisions, partition)
         first, end = self._log.bounds(decisions)
         if next(iter(self._reader.read(decisions, first, end)), None) is not None:
-            raise LedgerLost(_lost(TopicPartition(self._topics.instances, partition), "the group has no position"))
+            raise LedgerLost(lost(TopicPartition(self._topics.instances, partition), "the group has no position"))
 
 
-def _lost(partition: TopicPartition, cause: str) -> str:
+def lost(partition: TopicPartition, cause: str) -> str:
+    """Return what to say of a partition whose ledger is gone, and what to do."""
     return (
         f"there are decisions on {partition.topic}-{partition.partition}, or on another stream in the same topics, but "
         f"{cause}; a group's positions expire after 7 days without members, and a plain offset reset wipes the ledger. "

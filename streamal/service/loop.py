@@ -17,11 +17,12 @@ from typing import Final, Literal, Protocol
 from streamal.decoding import AnswerDecoder, InstanceDecoder, received
 from streamal.errors import BadRecord, CommitRefused, DeadlineMissed
 from streamal.events import Event, ExampleLearned, ExampleSkipped, RecordRefused
-from streamal.messages import Answer, DeadLetter, Instance, decode_outcome
+from streamal.messages import Answer, DeadLetter, Instance
 from streamal.sampler import SelectiveSampler
 from streamal.service.committer import Committer
 from streamal.service.ledgers import Heritage, Topics
 from streamal.service.outbox import Holding, Outbox, Placed
+from streamal.service.own_records import outcome_of
 from streamal.service.snapshots import Checkpointer
 from streamal.transport.log import Membership, Reader, Record, TopicPartition
 from streamal.web.status import Phase
@@ -78,7 +79,7 @@ def fold(
     if not records:
         return []
     begun = time.perf_counter()
-    events = sampler.fold([(record.offset, decode_outcome(record.value or b"")) for record in records])
+    events = sampler.fold([(record.offset, outcome_of(record)) for record in records])
     observer.took("learn", time.perf_counter() - begun)
     for event in events:
         observer.observe(event)

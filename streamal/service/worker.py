@@ -14,10 +14,10 @@ from typing import Final, TypeVar
 
 from streamal.errors import SnapshotRefused, TransportError
 from streamal.learning.fold import fingerprint
-from streamal.messages import decode_outcome
 from streamal.service.committer import Committer
 from streamal.service.ledgers import Heritage
 from streamal.service.loop import SETTLE_WITHIN, Craft, Loop, fold
+from streamal.service.own_records import outcome_of
 from streamal.transport.log import Log, Membership, Reader, TopicPartition, Writer
 from streamal.web.status import Phase
 
@@ -160,7 +160,7 @@ def check_origin(reader: Reader, outcomes: TopicPartition, first: int, end: int,
     """
     if first < version <= end:
         for record in reader.read(outcomes, version - 1, version):
-            if fingerprint(decode_outcome(record.value or b"")) == last:
+            if fingerprint(outcome_of(record)) == last:
                 return
     message = (
         f"it is of another log, whose record before version {version} is not in this one ({first} to {end}); was the "
