@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from benchmarks.decisions import decisions
+from benchmarks.restart import restart
 from benchmarks.service import delivery, heritage, kafka_loop, never_answered
 
 
@@ -47,5 +48,10 @@ CASES: Final[Mapping[str, Case]] = {
         "memory of the worker over 1,000,000 instances with requests that nobody ever answers",
         "peak <= 215 MiB, flat once the queue is full",
         never_answered,
+    ),
+    "restart/outcomes": Case(
+        "seconds until a worker is ready with 1,000,000 outcomes: with a snapshot and a tail, and by the fold",
+        "with a snapshot <= 2 s",
+        restart,
     ),
 }

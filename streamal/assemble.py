@@ -21,7 +21,9 @@ from streamal.errors import ConfigError
 from streamal.evaluate.simulate import Simulation, simulate
 from streamal.evaluate.stream import read
 from streamal.lane import SamplingPlan
-from streamal.learning import presets
+from streamal.learning import allowed, presets
+from streamal.learning.allowed import Allowed
+from streamal.learning.fold import Fold
 from streamal.learning.model import Model
 from streamal.messages import Task
 from streamal.sampler import SelectiveSampler
@@ -32,7 +34,8 @@ from streamal.service.ledgers import Topics
 from streamal.service.loop import Craft
 from streamal.service.process import Service
 from streamal.service.reporter import Reporter
-from streamal.service.snapshots import Checkpointer, SnapshotStore
+from streamal.service.shared_snapshots import SnapshotTopic
+from streamal.service.snapshots import Checkpointer, SnapshotFile, SnapshotStore, own_key, read_key
 from streamal.service.verify import Subject
 from streamal.service.worker import Worker
 from streamal.settings import Settings, revised
@@ -243,18 +246,38 @@ def config_hash(settings: Settings) -> str:
 
 
 def snapshot_store(settings: Settings) -> SnapshotStore:
-    """Return where snapshots are kept."""
+    """Return where snapshots are kept; they are shared where their key is.
+
+    Raises:
+        ConfigError: the key cannot be read.
+    """
     chosen, transport = settings.snapshot, settings.transport
     beside = Path(transport.path).parent if transport.kind == "embedded" else Path()
     directory = Path(chosen.directory) if chosen.directory else beside / OWN_DIRECTORY
-    key_file = Path(chosen.key_file) if chosen.key_file else None
-    name = f"{settings.pipeline}-{transport.slot}"
-    trusted = [settings.model.factory.partition(".")[0].partition(":")[0]] if settings.model.factory else []
-    return SnapshotStore(directory, name, config_hash(settings), key_file=key_file, trusted=trusted)
+    file = SnapshotFile(directory / f"{settings.pipeline}-{transport.slot}.snapshot")
+    allowed, config = allowed_in(settings), config_hash(settings)
+    if not chosen.key_file:
+        return SnapshotStore(file, config, key=partial(own_key, directory), allowed=allowed)
+    key = read_key(Path(chosen.key_file))
+    topic = SnapshotTopic(partial(open_log, settings), settings.topics.snapshots, f"{slot_of(settings)}-snapshots")
+    return SnapshotStore(file, config, key=lambda: key, allowed=allowed, shared=topic)
+
+
+def slot_of(settings: Settings) -> str:
+    """Return the name of this process's writer."""
+    return f"{settings.transport.group}-{settings.transport.slot}"
+
+
+def allowed_in(settings: Settings) -> Allowed:
+    """Return what snapshots of the model may be made of."""
+    chosen = settings.model
+    if not chosen.factory:
+        return allowed.ALLOWED[chosen.kind]
+    return allowed.allowed_in(build_model(settings), chosen.factory.partition(":")[0].partition(".")[0])
 
 
 def build_service(settings: Settings, log: Log) -> Service:
-    """Put a worker together: the model from its snapshot, the sampler, the loop's surroundings, the HTTP port.
+    """Put a worker together: the model, the sampler, the loop's surroundings, the HTTP port.
 
     Raises:
         StreamalError: something does not fit; see `check`.
@@ -264,9 +287,8 @@ def build_service(settings: Settings, log: Log) -> Service:
     check_rights(settings, log)
     plans = plans_of(settings, task, log.partitions(topics.instances))
     store = snapshot_store(settings)
-    build = partial(build_model, settings)
-    fold, chosen = store.restore(build), settings.snapshot
-    checkpointer = Checkpointer(store, fold, build, every_outcomes=chosen.every_outcomes, every_seconds=chosen.every)
+    fold, chosen = Fold(build_model(settings)), settings.snapshot
+    checkpointer = Checkpointer(store, fold, every_outcomes=chosen.every_outcomes, every_seconds=chosen.every)
     metrics = Metrics(
         settings.pipeline,
         settings.model.classes,
@@ -291,7 +313,7 @@ def build_service(settings: Settings, log: Log) -> Service:
         log,
         craft,
         group=settings.transport.group,
-        slot=f"{settings.transport.group}-{settings.transport.slot}",
+        slot=slot_of(settings),
         beat=reporter.beat,
     )
     http = settings.http

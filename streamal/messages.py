@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import orjson
 
@@ -42,6 +42,37 @@ LETTER_HEADERS: Final = 16_384
 MAX_CLASSES: Final = 1_000
 """Classes a model may have met before further ones are refused; answers on their way to it are not counted."""
 
+TEXT: Final = (str,)
+COUNT: Final = (int,)
+NUMBER: Final = (int, float)
+ABSENT: Final = type(None)
+SCALARS: Final = frozenset({float, int, str, bool, ABSENT})
+DECIDED: Final[Mapping[str, tuple[type, ...]]] = {
+    "partition": COUNT,
+    "offset": COUNT,
+    "instance_id": TEXT,
+    "features": (dict,),
+    "prediction": (dict,),
+    "utility": (*NUMBER, ABSENT),
+    "propensity": NUMBER,
+    "reason": TEXT,
+    "would_select": (bool,),
+    "strategy": TEXT,
+    "model_version": COUNT,
+    "requested_at": TEXT,
+}
+"""The types of what a label request and its outcome have in common, as they come out of JSON."""
+ASKED: Final = {**DECIDED, "expires_at": (str, ABSENT), "budget": (dict,)}
+RESOLVED: Final = {
+    **DECIDED,
+    "label": (str, float, int, ABSENT),
+    "weight": NUMBER,
+    "resolved_at": TEXT,
+    "annotator": (str, ABSENT),
+}
+MALFORMED: Final = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)
+"""What reading a value that is not of the expected form may raise."""
+
 Value = float | int | str | bool | None
 Features = Mapping[str, Value]
 Prediction = Mapping[str, float]
@@ -53,6 +84,7 @@ Task = Literal["classification", "regression"]
 Reason = Literal["uncertainty", "exploration", "cold_start", "coverage", "drift", "rare_class"]
 AnswerKind = Literal["label", "skip", "unsure", "invalid", "cancel"]
 OutcomeKind = Literal["learned", "abstained", "invalid", "expired", "cancelled", "corrected"]
+OUTCOME_KINDS: Final = frozenset(get_args(OutcomeKind))
 
 
 VALUE: Final = ""
@@ -162,8 +194,18 @@ class LabelRequest:
 
     @classmethod
     def decode(cls, value: bytes) -> LabelRequest:
-        """Read back what `encode` wrote."""
-        found = orjson.loads(value)
+        """Read back what `encode` wrote.
+
+        Raises:
+            ValueError: something else wrote it.
+        """
+        try:
+            return cls._of(_loaded(value, ASKED))
+        except MALFORMED as error:
+            raise ValueError(f"this is no label request ({type(error).__name__})") from None
+
+    @classmethod
+    def _of(cls, found: Mapping[str, Any]) -> LabelRequest:
         return cls(
             partition=found["partition"],
             offset=found["offset"],
@@ -267,11 +309,44 @@ def decode_outcome(value: bytes) -> Outcome | Moments:
 
     >>> decode_outcome(Moments(0, 2, {"x": Moment(2, 0.1, 0.02)}).encode()).moments["x"].mean
     0.1
+
+    Raises:
+        ValueError: something else wrote it.
     """
-    found = orjson.loads(value)
-    if found["kind"] == "moments":
-        moments = {name: Moment(*moment) for name, moment in found["moments"].items()}
-        return Moments(found["partition"], found["count"], moments)
+    try:
+        found = orjson.loads(value)
+        return _moments(found) if found["kind"] == "moments" else _outcome(_checked(found, RESOLVED))
+    except MALFORMED as error:
+        raise ValueError(f"this is no outcome ({type(error).__name__})") from None
+
+
+def _loaded(value: bytes, types: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+    return _checked(orjson.loads(value), types)
+
+
+def _checked(found: dict[str, Any], types: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+    """Return an object of JSON whose fields have the types they should have."""
+    for name, expected in types.items():
+        if type(found[name]) not in expected:
+            raise TypeError(name)
+    if min(found["partition"], found["offset"], found["model_version"]) < 0:
+        raise ValueError("offset")
+    if not SCALARS.issuperset(map(type, found["features"].values())):
+        raise TypeError("features")
+    return found
+
+
+def _moments(found: Mapping[str, Any]) -> Moments:
+    moments = {name: Moment(*moment) for name, moment in found["moments"].items()}
+    numbers = [number for moment in moments.values() for number in moment]
+    if not all(type(number) in NUMBER for number in (found["partition"], found["count"], *numbers)):
+        raise TypeError("moments")
+    return Moments(found["partition"], found["count"], moments)
+
+
+def _outcome(found: Mapping[str, Any]) -> Outcome:
+    if found["kind"] not in OUTCOME_KINDS:
+        raise ValueError("kind")
     return Outcome(
         kind=found["kind"],
         partition=found["partition"],
@@ -370,6 +445,8 @@ def read_prediction(found: Mapping[str, Any]) -> Prediction:
     {'': nan}
     """
     numbers = {VALUE: found["value"]} if "value" in found else found.get("probabilities", {})
+    if not all(type(number) in (*NUMBER, ABSENT) for number in numbers.values()):
+        raise TypeError("prediction")
     return {name: math.nan if number is None else number for name, number in numbers.items()}
 
 

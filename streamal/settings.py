@@ -269,7 +269,7 @@ class Topics(Section):
     dead_letters: Topic = "dead-letters"
     """Records that were refused, with their reason."""
     snapshots: Topic = "snapshots"
-    """Compacted; reserved for shared snapshots of the model. Nothing writes to it yet."""
+    """Compacted; holds the newest snapshot of the model if snapshot.key_file is set."""
     control: Topic = "control"
     """Compacted; reserved for changes made while running. Nothing reads it yet."""
 
@@ -418,10 +418,10 @@ class Snapshot(Section):
     every_outcomes: int = Field(default=1_000, ge=1, le=10_000_000)
     """Outcomes between two; both this and `every` must have passed."""
     every: Duration = Field(default=60.0, ge=1.0, le=86400.0)
-    """Time between two. Less shortens restarts, more spares the disk: forests take 20 MB."""
+    """Time between two. Less shortens restarts, more spares the disk: large forests take many MB."""
     key_file: str = ""
-    """File with the key they are signed with, at least 32 bytes; "" makes one in the directory. Workers that share
-    snapshots need the same key.
+    """File with the key they are signed with, at least 32 bytes, the same for all workers: then they share snapshots
+    in topics.snapshots. "" makes one in the directory, and shares nothing.
     """
 
 

@@ -292,21 +292,22 @@ def folded(stage: Audited, version: int) -> Fold:
     return fold
 
 
-def saved(stage: Stage, slot: int, trusted: Sequence[str] = ()) -> tuple[Model, int]:
-    """Return model and version that the worker of a slot saved last; `trusted` as in `snapshot.load`."""
+def saved(stage: Stage, slot: int) -> tuple[Model, int]:
+    """Return model and version that the worker of a slot saved last."""
     settings = stage.settings_of(slot)
     path = Path(settings.snapshot.directory) / f"{settings.pipeline}-{slot}.snapshot"
     key = Path(settings.snapshot.key_file).read_bytes()
-    return snapshot.load(path.read_bytes(), config_hash=assemble.config_hash(settings), key=key, trusted=trusted)[:2]
+    allowed = assemble.allowed_in(settings)
+    return snapshot.load(path.read_bytes(), config_hash=assemble.config_hash(settings), key=key, allowed=allowed)[:2]
 
 
-def check_models(stage: Stage, *slots: int, trusted: Sequence[str] = ()) -> None:
+def check_models(stage: Stage, *slots: int) -> None:
     """Check that the workers' saved models are the uninterrupted fold of all outcomes, to the last bit.
 
     What a worker appends while it ends may be missing from its model, but only moments can be.
     """
     for slot in slots:
-        check_model(stage, *saved(stage, slot, trusted), probes(), f"worker {slot}")
+        check_model(stage, *saved(stage, slot), probes(), f"worker {slot}")
 
 
 def check_model(stage: Audited, model: Model, version: int, rows: Sequence[Features], whose: str) -> None:

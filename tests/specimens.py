@@ -12,7 +12,8 @@ import orjson
 
 from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved
 from streamal.lane import SamplingPlan
-from streamal.learning import presets
+from streamal.learning import presets, snapshot
+from streamal.learning.allowed import Allowed
 from streamal.learning.fold import Fold
 from streamal.learning.model import Model
 from streamal.messages import (
@@ -191,3 +192,8 @@ class Partition:
     def utilities(self) -> list[float]:
         """The utilities of all instances."""
         return [utility for event in self.decided for utility in event.utilities]
+
+
+def dump(model: Model, *, version: int, allowed: Allowed, key: bytes, config_hash: str = "c", last: str = "") -> bytes:
+    """Return the snapshot of a model."""
+    return snapshot.seal(snapshot.write(model, allowed), version=version, last=last, config_hash=config_hash, key=key)

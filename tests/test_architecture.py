@@ -50,14 +50,14 @@ ONLY_IN: Final[Mapping[str, tuple[str, ...]]] = {
     "confluent_kafka": ("transport.confluent",),
     "sqlite3": ("transport.log_file",),
     "prometheus_client": ("web.metrics",),
-    "uvicorn": ("web.server",),
+    "uvicorn": ("web.connection", "web.server"),
     "starlette": ("web.server",),
     "click": ("annotate.terminal", "cli"),
     "pydantic": ("settings",),
     "pydantic_settings": ("settings",),
     "subprocess": ("service.supervisor",),
     "matplotlib": ("evaluate.report",),
-    "pickle": ("learning.online", "learning.snapshot"),
+    "pickle": ("learning.allowed", "learning.online", "learning.snapshot"),
 }
 """Who alone may know a library; one that nobody imports yet has its place reserved."""
 BANNED_WORDS: Final = frozenset("utils util helpers helper common core base manager handler data misc".split())

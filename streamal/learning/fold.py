@@ -32,9 +32,9 @@ class Fold:
         self._checkpoint = model.copy()
         self._tail: list[Outcome | Moments] = []
 
-    def begin_anew(self, model: Model) -> None:
-        """Forget all that was folded, for everyone who shares this fold; `model` is a fresh one."""
-        self.model, self.version, self.last = model, 0, ""
+    def resume(self, model: Model, version: int, last: str) -> None:
+        """Go on from a snapshot, for everyone who shares this fold; called before the first record, if at all."""
+        self.model, self.version, self.last = model, version, last
         self._checkpoint = model.copy()
         self._tail.clear()
 

@@ -11,9 +11,11 @@ from typing import Any, Final
 
 import orjson
 
-from streamal.messages import VALUE, LabelRequest, Outcome, Prediction, decode_outcome, parse_request_id, to_iso
+from streamal.errors import LedgerLost
+from streamal.messages import VALUE, LabelRequest, Outcome, Prediction, parse_request_id, to_iso
 from streamal.selection.budget import Budget, BudgetPlan
-from streamal.service.ledgers import Pointers, Topics, decode_metadata
+from streamal.service.ledgers import Pointers, Topics, decode_metadata, lost
+from streamal.service.own_records import outcome_of, request_of
 from streamal.transport.log import Log, Reader, Record, TopicPartition
 
 FOLLOW_EVERY: Final = 0.4
@@ -67,7 +69,7 @@ class Inspection:
         for p in range(self._partitions):
             low = self._left(p)[1].requests_low
             for record in self._records(self._topics.label_requests, p, low):
-                request = LabelRequest.decode(record.value or b"")
+                request = request_of(record)
                 requests[request.request_id] = request
         if requests:
             since = min(request.model_version for request in requests.values())
@@ -85,7 +87,7 @@ class Inspection:
         if partition >= self._partitions:
             return None, None
         for record in self._records(self._topics.label_requests, partition, 0):
-            request = LabelRequest.decode(record.value or b"")
+            request = request_of(record)
             if request.request_id == request_id:
                 outcomes = self._outcomes(request.model_version)
                 return request, next((o for o in outcomes if o.request_id == request_id), None)
@@ -101,7 +103,7 @@ class Inspection:
 
     def _outcomes(self, start: int) -> Iterator[Outcome]:
         for record in self._records(self._topics.outcomes, 0, start):
-            outcome = decode_outcome(record.value or b"")
+            outcome = outcome_of(record)
             if isinstance(outcome, Outcome):
                 yield outcome
 
@@ -115,7 +117,10 @@ class Inspection:
         position = self._log.positions(self._group, [place]).get(place)
         if position is None:
             return {}, Pointers(), None
-        ledger, pointers = decode_metadata(position.metadata)
+        try:
+            ledger, pointers = decode_metadata(position.metadata)
+        except ValueError as error:
+            raise LedgerLost(lost(place, f"its metadata is unreadable ({error})")) from None
         return ledger, pointers, position.offset
 
 

@@ -18,9 +18,10 @@ import orjson
 
 from streamal.decoding import InstanceDecoder
 from streamal.errors import BadRecord, LedgerLost, TopicMissing
-from streamal.messages import Instance, LabelRequest, Outcome, decode_outcome
+from streamal.messages import Instance, LabelRequest, Outcome
 from streamal.pending import REMEMBERED, PendingRequests
 from streamal.sampler import Handover
+from streamal.service.own_records import outcome_of, request_of
 from streamal.transport.log import Log, Position, Reader, TopicPartition
 
 RECENT_OUTCOMES: Final = 2_000
@@ -162,10 +163,16 @@ def decode_metadata(metadata: str) -> tuple[dict[str, Any], Pointers]:
         ValueError: it is not what `encode_metadata` wrote, or of another version.
     """
     found = orjson.loads(unframe(metadata))
-    if found.get("v") != VERSION:
-        message = f"version {found.get('v')} instead of {VERSION}"
+    version = found.get("v") if isinstance(found, dict) else None
+    if version != VERSION:
+        message = f"version {version} instead of {VERSION}"
         raise ValueError(message)
-    return found["ledger"], Pointers(*found["pointers"])
+    ledger, places = found.get("ledger"), found.get("pointers")
+    fits = isinstance(places, list) and len(places) == 3 and all(type(place) is int and place >= 0 for place in places)
+    if not fits or not isinstance(ledger, dict):
+        message = "it holds no ledger or no pointers"
+        raise ValueError(message)
+    return ledger, Pointers(*places)
 
 
 class RequestIndex:
@@ -234,8 +241,8 @@ class Heritage:
             return Inheritance(first, Handover(), Pointers(), RequestIndex(), Torn())
         try:
             ledger, pointers = decode_metadata(committed.metadata)
-        except (ValueError, KeyError, TypeError, orjson.JSONDecodeError) as error:
-            raise LedgerLost(_lost(instances, f"its metadata is unreadable ({error})")) from None
+        except ValueError as error:
+            raise LedgerLost(lost(instances, f"its metadata is unreadable ({error})")) from None
         torn = self._torn(partition, pointers)
         return self.rebuild(partition, committed.offset, ledger, pointers, torn, max(first, readable_from))
 
@@ -272,7 +279,7 @@ class Heritage:
         """Yield requests with their places; one by one, for there may be many."""
         place = TopicPartition(self._topics.label_requests, partition)
         for record in self._reader.read(place, max(self._known(place)[0], start), stop):
-            yield record.offset, LabelRequest.decode(record.value or b"")
+            yield record.offset, request_of(record)
 
     def _known(self, place: TopicPartition) -> tuple[int, int]:
         """Return the bounds of a partition, which are asked for once in a takeover: each time costs two round trips."""
@@ -310,7 +317,7 @@ class Heritage:
         own = own_key(partition)
         for record in chain(known, left):
             if (record.key or b"").startswith(own):
-                outcome = decode_outcome(record.value or b"")
+                outcome = outcome_of(record)
                 if isinstance(outcome, Outcome):
                     ended.add(outcome.offset)
                     recent.append(outcome)
@@ -331,7 +338,7 @@ class Heritage:
         decisions = TopicPartition(self._topics.decisions, partition)
         first, end = self._log.bounds(decisions)
         if next(iter(self._reader.read(decisions, first, end)), None) is not None:
-            raise LedgerLost(_lost(TopicPartition(self._topics.instances, partition), "the group has no position"))
+            raise LedgerLost(lost(TopicPartition(self._topics.instances, partition), "the group has no position"))
 
 
 def own_key(partition: int) -> bytes:
@@ -343,7 +350,8 @@ def own_key(partition: int) -> bytes:
     return b"%d-" % partition
 
 
-def _lost(partition: TopicPartition, cause: str) -> str:
+def lost(partition: TopicPartition, cause: str) -> str:
+    """Return what to say of a partition whose ledger is gone, and what to do."""
     return (
         f"there are decisions on {partition.topic}-{partition.partition}, or on another stream in the same topics, but "
         f"{cause}; a group's positions expire after 7 days without members, and a plain offset reset wipes the ledger. "

@@ -18,13 +18,13 @@ from streamal.decoding import AnswerDecoder, InstanceDecoder
 from streamal.errors import CommitRefused, DeadlineMissed, LogDamaged
 from streamal.events import Event, ExampleLearned, ExampleSkipped
 from streamal.lane import SamplingPlan
-from streamal.messages import decode_outcome
 from streamal.sampler import SelectiveSampler
 from streamal.service.clerk import Clerk
 from streamal.service.committer import Committer
 from streamal.service.control import Control
 from streamal.service.ledgers import Heritage, Topics
 from streamal.service.outbox import Holding, Outbox, Placed
+from streamal.service.own_records import outcome_of
 from streamal.service.snapshots import Checkpointer
 from streamal.transport.log import Membership, Reader, Record, TopicPartition
 from streamal.web.status import Phase
@@ -92,7 +92,7 @@ def fold(
     if not records:
         return []
     begun = time.perf_counter()
-    events = sampler.fold([(record.offset, decode_outcome(record.value or b"")) for record in records])
+    events = sampler.fold([(record.offset, outcome_of(record)) for record in records])
     observer.took("learn", time.perf_counter() - begun)
     for event in events:
         observer.observe(event)
@@ -126,6 +126,7 @@ class Loop:
         self._committing: list[Event] = []
         self._held: list[Record] = []
         self.holdings: dict[int, Holding] = {}
+        self.reached: dict[TopicPartition, int] = {}
         self.rebalances = 0
         self.last_commit = 0.0
 
@@ -136,9 +137,19 @@ class Loop:
             return "joining"
         return "running" if self.holdings else "standby"
 
+    @property
+    def shares(self) -> bool:
+        """Whether this worker is the one whose snapshots all workers may start from: the owner of partition 0."""
+        return 0 in self.holdings
+
     def lag(self) -> Mapping[TopicPartition, int]:
         """Return how far the owned partitions are behind."""
         return self._membership.lag()
+
+    @property
+    def lag_known_at(self) -> float:
+        """When that was last known for certain, by the monotonic clock."""
+        return self._membership.lag_known_at
 
     def turn(self) -> None:
         """Poll, decide, and hand over what is due."""
@@ -158,6 +169,8 @@ class Loop:
             return
         outbox = self._outbox or self._begin()
         for partition, records in polled.items():
+            if records:
+                self.reached[partition] = records[-1].offset + 1
             if partition.topic == self._craft.topics.answers:
                 self._held += records
             elif records:
@@ -193,7 +206,7 @@ class Loop:
             raise DeadlineMissed(message)
         self._settle(confirm=False)
         epoch = self._membership.epoch
-        self._outbox, self._held, self.holdings = None, [], {}
+        self._outbox, self._held, self.holdings, self.reached = None, [], {}, {}
         self._craft.sampler.close()
         for place in sorted(self._membership.assignment):
             if place.topic == self._craft.topics.instances:
@@ -250,7 +263,7 @@ class Loop:
         craft = self._craft
         followed = self._follow()
         learned = fold(craft.sampler, followed, craft.observer)
-        craft.checkpoint()
+        craft.checkpoint(share=self.shares)
         self._retune()
         now = round(craft.clock(), 3)
         outbox = self._outbox = Outbox(craft.topics, craft.sampler.version, now, self._control.version)

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from streamal.errors import LedgerLost
-from streamal.messages import LabelRequest, Outcome, decode_outcome
+from streamal.messages import Outcome
 from streamal.service.audit import Audit, last_audit
 from streamal.service.ledgers import Pointers, Topics, decode_metadata, encode_metadata
+from streamal.service.own_records import outcome_of, request_of
 from streamal.transport.log import Log, Position, Reader, TopicPartition
 
 
@@ -84,14 +85,14 @@ class Recovery:
         place = TopicPartition(self._topics.label_requests, p)
         first, end = self._log.bounds(place)
         records = self._reader.read(place, max(first, audit.pointers.requests_low), end)
-        made = [(record.offset, LabelRequest.decode(record.value or b"")) for record in records]
+        made = [(record.offset, request_of(record)) for record in records]
         made = [(at, request) for at, request in made if request.offset < audit.instances[1]]
         outcomes = TopicPartition(self._topics.outcomes, 0)
         since = min([audit.pointers.outcomes_end, *(request.model_version for _, request in made[:1])])
         ended: set[int] = set()
         outcomes_end = max(audit.pointers.outcomes_end, audit.model_version)
         for record in self._reader.read(outcomes, since, self._log.bounds(outcomes)[1]):
-            outcome = decode_outcome(record.value or b"")
+            outcome = outcome_of(record)
             if outcome.partition == p:
                 outcomes_end = max(outcomes_end, record.offset + 1)
                 if isinstance(outcome, Outcome):
@@ -107,7 +108,7 @@ def _trouble(held: Position | None, audit: Audit, place: TopicPartition) -> str 
         return "the group has no position"
     try:
         decode_metadata(held.metadata)
-    except (ValueError, KeyError, TypeError) as error:
+    except ValueError as error:
         if held.offset > audit.instances[1]:
             message = (
                 f"{place.topic}-{place.partition} stands at {held.offset}, but the audit ends at {audit.instances[1]}: "

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from streamal.evaluate.prequential import Prequential
 from streamal.events import Event, ExampleLearned, RequestResolved
 from streamal.lane import SamplingPlan
 from streamal.service.loop import Loop, Step
+from streamal.transport.log import TopicPartition
 from streamal.web.metrics import Metrics
 from streamal.web.status import READY, PartitionStatus, Phase, Status, StatusBoard
 
@@ -37,6 +38,7 @@ class Reporter:
         self._version = version
         self._snapshot_at = snapshot_at
         self._scores = Prequential()
+        self._progress = Progress()
         self._started_at = time.time()
         self._answered = 0
         self._learned = 0
@@ -102,9 +104,11 @@ class Reporter:
 
     def _partitions(self, loop: Loop) -> dict[int, PartitionStatus]:
         found: dict[int, dict[str, int]] = {p: {} for p in loop.holdings}
-        for place, lag in loop.lag().items():
+        lags = loop.lag()
+        for place, lag in lags.items():
             if place.partition in found:
                 found[place.partition][place.topic] = lag
+        self._progress.look(lags, loop.reached, loop.lag_known_at, loop.rebalances)
         return {
             p: PartitionStatus(
                 seen=holding.lane.seen,
@@ -113,6 +117,43 @@ class Reporter:
                 loan=self._plans[p].budget.loan,
                 pending=len(holding.lane.pending),
                 lag=found[p],
+                stuck=self._progress.stuck(p),
             )
             for p, holding in loop.holdings.items()
         }
+
+
+class Progress:
+    """For how long records have waited on a partition while none came.
+
+    What counts is the time in which the log said so: from the look at which a topic first had records ahead that nobody
+    got, to the last one that the log answered. So an outage adds nothing, and a new assignment begins anew.
+    """
+
+    def __init__(self) -> None:
+        self._since: dict[TopicPartition, float] = {}
+        self._reached: dict[TopicPartition, int] = {}
+        self._assignment = 0
+        self._known_at = 0.0
+
+    def look(
+        self,
+        lags: Mapping[TopicPartition, int],
+        reached: Mapping[TopicPartition, int],
+        known_at: float,
+        assignment: int,
+    ) -> None:
+        """Compare with the last look; `known_at` is when the lags were last heard of, by any clock."""
+        if assignment != self._assignment:
+            self._since.clear()
+        waiting = [place for place, lag in lags.items() if lag > 0]
+        self._since = {
+            place: self._since.get(place, known_at) if reached.get(place) == self._reached.get(place) else known_at
+            for place in waiting
+        }
+        self._reached, self._assignment, self._known_at = dict(reached), assignment, known_at
+
+    def stuck(self, partition: int) -> float:
+        """Return the seconds for the topic of a partition that waits longest."""
+        waits = [self._known_at - since for place, since in self._since.items() if place.partition == partition]
+        return max(waits, default=0.0)

@@ -27,12 +27,13 @@ from streamal.events import LabelRequested, RequestResolved
 from streamal.lane import SamplingPlan
 from streamal.learning.fold import CHECKPOINT_EVERY, Fold
 from streamal.learning.model import Model
-from streamal.messages import decode_outcome, from_iso, to_iso
+from streamal.messages import from_iso, to_iso
 from streamal.sampler import Handover, SelectiveSampler
 from streamal.service.audit import Audit
 from streamal.service.clerk import Clerk
 from streamal.service.ledgers import Heritage, Inheritance, Pointers, RequestIndex, Topics, Torn, decode_metadata
 from streamal.service.outbox import Holding, Outbox, Placed
+from streamal.service.own_records import outcome_of
 from streamal.transport.log import Append, Headers, Log, Record, TopicPartition
 
 AT_ONCE: Final = 1_000
@@ -192,7 +193,7 @@ class Models:
         found, model = self._kept[bisect_right(self._kept, version, key=lambda kept: kept[0]) - 1]
         fold = Fold(model.copy(), found)
         for record in self._reader.read(self._outcomes, found, version):
-            fold.fold([(record.offset, decode_outcome(record.value or b""))])
+            fold.fold([(record.offset, outcome_of(record))])
             self.keep(fold)
         fold.version = version
         return fold
@@ -385,7 +386,7 @@ class Replay:
             self._differ(audit, f"the model went back from version {owner.fold.version}")
         records = self._outcomes.until(audit.model_version)
         while batch := list(islice(records, AT_ONCE)):
-            owner.sampler.fold([(record.offset, decode_outcome(record.value or b"")) for record in batch])
+            owner.sampler.fold([(record.offset, outcome_of(record)) for record in batch])
             self._models.keep(owner.fold)
         if audit.model_version > owner.fold.version:
             self._differ(audit, f"outcomes end at {owner.fold.version}, before the version that decided")

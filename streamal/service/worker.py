@@ -9,14 +9,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final, TypeVar
 
-from streamal.errors import TransportError
-from streamal.messages import Moments, Outcome, decode_outcome
+from streamal.errors import SnapshotRefused, TransportError
+from streamal.learning.fold import fingerprint
 from streamal.service.committer import Committer
 from streamal.service.control import Control
 from streamal.service.ledgers import Heritage
 from streamal.service.loop import SETTLE_WITHIN, Craft, Loop, fold
+from streamal.service.own_records import outcome_of
 from streamal.transport.log import Log, Membership, Reader, TopicPartition, Writer
 from streamal.web.status import Phase
 
@@ -71,10 +73,10 @@ class Worker:
                 self.turn(loop)
             self._enter("stopping")
             loop.finish()
-            self._craft.checkpoint.save()
         finally:
             if self._membership is not None:
                 self._membership.close()
+        self._craft.checkpoint.finish(share=loop.shares)
         if self._committer is not None:
             self._committer.close()
         self._log.close()
@@ -135,11 +137,12 @@ class Worker:
         sampler = self._craft.sampler
         first, end = self._log.bounds(outcomes)
         reader = self._log.reader()
-        self._craft.checkpoint.compare(last_folded(reader, outcomes, first, end, sampler.version))
+        self._craft.checkpoint.restore(partial(check_origin, reader, outcomes, first, end))
         if first > sampler.version:
             message = (
-                f"'{outcomes.topic}' begins at {first}, but the model stands at {sampler.version}: labelled examples "
-                "are gone. Give the topic unlimited retention; restore it or a snapshot, or begin anew with new topics"
+                f"'{outcomes.topic}' begins at {first}, and no usable snapshot reaches that far (the model stands at "
+                f"{sampler.version}): labelled examples are gone. Give the topic unlimited retention; restore it or a "
+                "snapshot (a warning above says why one was ignored), or begin anew with new topics"
             )
             raise TransportError(message)
         batch = []
@@ -156,11 +159,18 @@ class Worker:
         return reader
 
 
-def last_folded(
-    reader: Reader, outcomes: TopicPartition, first: int, end: int, version: int
-) -> Outcome | Moments | None:
-    """Return the record right before a version, or None if a log from `first` to `end` has none there."""
-    if not first < version <= end:
-        return None
-    found = [decode_outcome(record.value or b"") for record in reader.read(outcomes, version - 1, version)]
-    return found[0] if found else None
+def check_origin(reader: Reader, outcomes: TopicPartition, first: int, end: int, version: int, last: str) -> None:
+    """Refuse a snapshot of another log than the one that is kept from `first` to `end`.
+
+    Raises:
+        SnapshotRefused: the record before its version is not the one that it folded last.
+    """
+    if first < version <= end:
+        for record in reader.read(outcomes, version - 1, version):
+            if fingerprint(outcome_of(record)) == last:
+                return
+    message = (
+        f"it is of another log, whose record before version {version} is not in this one ({first} to {end}); was the "
+        "log deleted or created anew?"
+    )
+    raise SnapshotRefused(message)

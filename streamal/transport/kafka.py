@@ -430,6 +430,7 @@ class GroupMembership:
         self._owned_at = monotonic()
         self._ends: dict[TopicPartition, int] = {}
         self._ends_at = 0.0
+        self._lag_known_at = monotonic()
         self._consumer = cluster.member(group)
         with self._crash_only("describe the topics of the group"):
             self._consumer.subscribe(topics=list(topics), listener=self._ownership)
@@ -515,9 +516,15 @@ class GroupMembership:
                 with suppress(RetriableError):  # an old figure is better than none while a broker is away
                     found = self._consumer.end_offsets([KafkaPartition(*p) for p in owned], timeout_ms=1000)
                     self._ends = {TopicPartition(*p): end for p, end in found.items()}
+                    self._lag_known_at = monotonic()
             reached = {p: self._position(p) for p in owned & self._ends.keys()}
         self._ends.update((p, max(position, self._ends[p])) for p, position in reached.items())
         return {p: self._ends[p] - position for p, position in reached.items()}
+
+    @property
+    def lag_known_at(self) -> float:
+        """When a broker last told the ends, by the monotonic clock."""
+        return self._lag_known_at
 
     def close(self) -> None:
         """Leave the group at once. Idempotent."""

@@ -125,6 +125,10 @@ class Membership(Protocol):
     def lag(self) -> Mapping[TopicPartition, int]:
         """Return how many committed records of each owned partition lie ahead of this member; may be seconds old."""
 
+    @property
+    def lag_known_at(self) -> float:
+        """When the ends that `lag` counts to were last heard of, by the monotonic clock; stands still in an outage."""
+
     def close(self) -> None:
         """Leave the group at once, so that the others need not wait for the session to end. Idempotent."""
 

@@ -91,13 +91,23 @@ def unpack_headers(packed: bytes) -> Headers:
 
     >>> unpack_headers(pack_headers([("a", b"xy"), ("b", None)]))
     (('a', b'xy'), ('b', None))
+
+    Raises:
+        ValueError: something else wrote it, or the file is damaged.
     """
     headers: list[tuple[str, bytes | None]] = []
     at = 0
     while at < len(packed):
-        name, content = LENGTHS.unpack_from(packed, at)
+        try:
+            name, content = LENGTHS.unpack_from(packed, at)
+        except struct.error:
+            message = f"headers of {len(packed)} bytes are cut at byte {at}"
+            raise ValueError(message) from None
         middle = at + LENGTHS.size + name
         at = middle + max(0, content)
+        if at > len(packed):
+            message = f"headers of {len(packed)} bytes name {at}"
+            raise ValueError(message)
         headers.append((packed[middle - name : middle].decode(), None if content < 0 else packed[middle:at]))
     return tuple(headers)
 
@@ -235,10 +245,14 @@ class LogFile:
             " WHERE topic = ? AND partition = ? AND offset >= ? AND offset < ? ORDER BY offset LIMIT ?",
             *(self.topic(name).id, number, start, stop, limit),
         )
-        return [
-            StoredRecord(name, number, offset, timestamp, key, value, unpack_headers(headers) if headers else ())
-            for offset, timestamp, key, value, headers in rows
-        ]
+        try:
+            return [
+                StoredRecord(name, number, offset, timestamp, key, value, unpack_headers(headers) if headers else ())
+                for offset, timestamp, key, value, headers in rows
+            ]
+        except ValueError as error:
+            message = f"{self.path}: a record of {name}-{number} from offset {start} on is damaged: {error}; restore it"
+            raise TransportError(message) from None
 
     def position(self, group: str, partition: TopicPartition) -> Position | None:
         """Return a group's position in a partition."""

@@ -2,8 +2,9 @@
 
 The server runs in a thread of its own and reads two things: the status board and the metrics. It never touches the
 loop, so a slow scrape cannot delay a decision, and a stuck loop cannot keep a probe from saying so. Health is the age
-of the loop's last beat and nothing else: it stays green while the group rebalances or the brokers are away, as long as
-the loop turns. With a token, everything but the probes and the metrics asks for it.
+of the loop's last beat, and for each owned partition whether records come while some wait: it stays green while the
+group rebalances or the brokers are away, as long as the loop turns. With a token, everything but the probes and the
+metrics asks for it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hmac
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Final
 
 from streamal.errors import ConfigError
@@ -29,6 +30,8 @@ BEAT_LIMIT: Final = 60.0
 """Seconds without a finished turn of the loop that make it unhealthy: ten session timeouts of 6 s."""
 MAX_BODY: Final = 65_536
 """Bytes of a request body; an answer with a long comment takes a few hundred."""
+MAX_HEAD: Final = 16_384
+"""Bytes of a request's line and headers."""
 OPEN_PATHS: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 STOP_WITHIN: Final = 5.0
 NO_STORE: Final = {"cache-control": "no-store"}
@@ -40,10 +43,20 @@ def diagnose(status: Status, age: float, limit: float = BEAT_LIMIT) -> str | Non
     >>> diagnose(Status("fraud", "running", 0.0, 0.0, 0.05), age=0.2)
     >>> diagnose(Status("fraud", "running", 0.0, 0.0, 0.05), age=75.0)
     'no turn of the loop ended for 75 s (limit 60 s) in phase running'
+    >>> from streamal.web.status import PartitionStatus
+    >>> stuck = {3: PartitionStatus(100, 4, 5.0, lag={"instances": 40}, stuck=61.0)}
+    >>> diagnose(Status("fraud", "running", 0.0, 0.0, 0.05, stuck), age=0.2)
+    'records wait and none came for 60 s or more on partitions 3; the poll is silent, a restart joins anew'
     """
-    if age < limit:
-        return None
-    return f"no turn of the loop ended for {age:.0f} s (limit {limit:.0f} s) in phase {status.phase}"
+    if age >= limit:
+        return f"no turn of the loop ended for {age:.0f} s (limit {limit:.0f} s) in phase {status.phase}"
+    stuck = [str(number) for number, partition in sorted(status.partitions.items()) if partition.stuck >= limit]
+    if stuck:
+        return (
+            f"records wait and none came for {limit:.0f} s or more on partitions {', '.join(stuck)}; the poll is "
+            "silent, a restart joins anew"
+        )
+    return None
 
 
 class Server:
@@ -88,20 +101,22 @@ class Server:
         """
         import uvicorn
 
+        from streamal.web.connection import Connection
+
         self._socket = self._listen()
         self.port = self._socket.getsockname()[1]
         config = uvicorn.Config(
             self._application(),
-            http="h11",
+            http=Connection,
             ws="none",
             loop="asyncio",
             lifespan="off",
             log_config=None,
-            log_level="warning",
+            log_level="error",  # a warning for each malformed request would let anyone fill the disk
             access_log=False,
             server_header=False,
-            limit_concurrency=100,
-            timeout_keep_alive=5,
+            headers=[("connection", "close")],
+            h11_max_incomplete_event_size=MAX_HEAD,
             timeout_graceful_shutdown=1,
         )
         self._server = uvicorn.Server(config)
@@ -173,21 +188,27 @@ class _Gate:
         self._expected = f"Bearer {token}".encode() if token else b""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = dict(scope.get("headers", ()))
-        if refusal := self._refuse(scope["path"], headers):
+        if refusal := self._refuse(scope["path"], scope["headers"]):
             await refusal(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    def _refuse(self, path: str, headers: dict[bytes, bytes]) -> Response | None:
-        given = headers.get(b"authorization", b"")
-        if self._expected and path not in OPEN_PATHS and not hmac.compare_digest(given, self._expected):
+    def _refuse(self, path: str, headers: Collection[tuple[bytes, bytes]]) -> Response | None:
+        given = [value for name, value in headers if name == b"authorization"]
+        # Two headers are none: a proxy before us may have looked at the other one.
+        allowed = len(given) == 1 and hmac.compare_digest(given[0], self._expected)
+        if self._expected and path not in OPEN_PATHS and not allowed:
             reason = "send the header Authorization: Bearer <token> (http.token_file)"
             return _json({"error": reason}, 401, {"www-authenticate": "Bearer"})
-        if b"transfer-encoding" in headers:
-            return _json({"error": "a body needs a Content-Length"}, 411)
-        if int(headers.get(b"content-length", b"0")) > MAX_BODY:
-            return _json({"error": f"a body may have {MAX_BODY} bytes"}, 413)
+        if sum(len(name) + len(value) for name, value in headers) > MAX_HEAD:
+            return _json({"error": f"headers may have {MAX_HEAD} bytes"}, 431)
+        for name, value in headers:
+            if name == b"transfer-encoding":
+                return _json({"error": "a body needs a Content-Length"}, 411)
+            if name == b"content-length" and not value.isdigit():
+                return _json({"error": "Content-Length must be a number"}, 400)
+            if name == b"content-length" and int(value) > MAX_BODY:
+                return _json({"error": f"a body may have {MAX_BODY} bytes"}, 413)
         return None
 
 

@@ -20,7 +20,8 @@ class PartitionStatus:
     """Where one owned partition stands.
 
     `allowed` is what the rate alone allows by now, in labels; `loan` this partition's share of the cold start's loan.
-    `lag` counts, by topic, the records that lie ahead.
+    `lag` counts, by topic, the records that lie ahead; `stuck` is for how many seconds, as far as the log could be
+    asked, there were some of a topic and none came.
     """
 
     seen: int
@@ -29,6 +30,7 @@ class PartitionStatus:
     loan: int = 0
     pending: int = 0
     lag: Mapping[str, int] = field(default_factory=dict)
+    stuck: float = 0.0
 
     @property
     def bound(self) -> float:

@@ -22,7 +22,7 @@ from streamal.service.committer import Committer
 from streamal.service.control import Control
 from streamal.service.ledgers import Heritage
 from streamal.service.loop import Craft, Loop, Step
-from streamal.service.reporter import Reporter
+from streamal.service.reporter import Progress, Reporter
 from streamal.service.snapshots import Checkpointer
 from streamal.settings import load, revised
 from streamal.transport.embedded import EmbeddedLog
@@ -81,9 +81,7 @@ class Bench:
         task = assemble.check(settings).task
         self.fold = Fold(assemble.build_model(settings))
         store = assemble.snapshot_store(settings)
-        checkpoint = Checkpointer(
-            store, self.fold, lambda: assemble.build_model(settings), every_outcomes=10**9, every_seconds=1.0
-        )
+        checkpoint = Checkpointer(store, self.fold, every_outcomes=10**9, every_seconds=1.0)
         self.craft = Craft(
             topics=topics,
             sampler=SelectiveSampler(assemble.plans_of(settings, task, 1), self.fold),
@@ -233,3 +231,30 @@ def test_the_start_may_stand_still_for_its_deadline_and_the_loop_for_longer(
             process._watch(service, done)
     else:
         process._watch(service, done)
+
+
+def test_a_poll_that_falls_silent_is_seen_while_the_loop_turns(
+    bench: Callable[[float], Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = bench(0.01)
+    place = TopicPartition(at.craft.topics.instances, 0)
+    at.feed(10)
+    progress = Progress()
+
+    def look() -> float:
+        at.loop.turn()
+        progress.look(at.loop.lag(), at.loop.reached, at.loop.lag_known_at, at.loop.rebalances)
+        return progress.stuck(0)
+
+    while at.loop.reached.get(place) != 10:
+        look()
+    assert look() == 0.0
+    monkeypatch.setattr(at.membership, "poll", lambda timeout, limit: {})
+    at.feed(5)
+    look()
+    assert at.loop.lag()[place] == 5
+    assert look() > 0.0
+    monkeypatch.undo()
+    while at.loop.reached[place] != 15:
+        look()
+    assert look() == 0.0

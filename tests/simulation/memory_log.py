@@ -17,6 +17,7 @@ from simulation.cluster import Cluster, Group, Partition, StoredRecord, Token
 
 from streamal.errors import CommitRefused, DeadlineMissed, TopicMissing, TransportError
 from streamal.transport.log import Append, Position, TopicPartition, Transaction
+from streamal.transport.rights import Right
 
 DEADLINE: Final = 30.0
 """Seconds of the cluster's clock that a call waits for what others do."""
@@ -249,6 +250,10 @@ class MemoryMembership:
         self._connection.reach(Point.LAG)
         partition = self._connection.cluster.partition
         return {p: max(0, partition(p).stable - self._next.get(p, 0)) for p in sorted(self._owned)}
+
+    @property
+    def lag_known_at(self) -> float:
+        return self._connection.cluster.clock()
 
     def close(self) -> None:
         if self._closed:
@@ -543,6 +548,9 @@ class MemoryLog:
     def positions(self, group: str, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, Position]:
         found = self._cluster.groups[group].positions if group in self._cluster.groups else {}
         return {partition: found[partition] for partition in partitions if partition in found}
+
+    def missing_rights(self, rights: Collection[Right]) -> Sequence[Right]:
+        return ()
 
     def set_positions(self, group: str, positions: Mapping[TopicPartition, Position]) -> None:
         found = self._cluster.groups.setdefault(group, Group(list({p.topic: None for p in positions}), 0))

@@ -32,7 +32,6 @@ from streamal import assemble
 from streamal.errors import StreamalError, TransportError
 from streamal.learning import snapshot
 from streamal.learning.fold import Fold
-from streamal.learning.model import Model
 from streamal.messages import Features
 from streamal.sampler import SelectiveSampler
 from streamal.service.committer import Committer
@@ -196,28 +195,34 @@ class SteppedCommitter(Committer):
         self._memory_writer.close()
 
 
-class MemoryStore(SnapshotStore):
+class MemoryPlace:
     """Keeps a slot's snapshot where a crash does not reach."""
 
-    def __init__(self, process: Process, disk: dict[int, bytes], config_hash: str) -> None:
+    name = "the memory"
+
+    def __init__(self, process: Process, disk: dict[int, bytes]) -> None:
         self._process = process
         self._disk = disk
-        self._hash = config_hash
 
-    def restore(self, build: Callable[[], Model]) -> Fold:
+    def read(self) -> bytes | None:
         self._process.reach(Point.RESTORE)
-        blob = self._disk.get(self._process.slot)
-        return Fold(build()) if blob is None else Fold(*snapshot.load(blob, config_hash=self._hash, key=KEY))
+        return self._disk.get(self._process.slot)
 
-    def save(self, fold: Fold) -> int:
-        blob = snapshot.dump(fold.model, model_version=fold.version, config_hash=self._hash, key=KEY, last=fold.last)
+    def write(self, blob: bytes) -> None:
         try:
             self._process.reach(Point.SAVE)
         except TransportError as error:
             raise OSError(str(error)) from error
         self._disk[self._process.slot] = blob
         self._process.reach(Point.SAVED)
-        return len(blob)
+
+
+class PromptCheckpointer(Checkpointer):
+    """Saves within the call, since a thread of its own would be nobody's to schedule."""
+
+    def __call__(self, *, share: bool) -> None:
+        if self._fold.version - self._version >= self._outcomes:
+            self.finish(share=share)
 
 
 class StartedWorker(Worker):
@@ -313,9 +318,10 @@ class Process:
 
     def _hire(self) -> StartedWorker:
         settings, world = self.world.settings, self.world
-        build, task = lambda: assemble.build_model(settings), world.task
-        store = MemoryStore(self, world.disk, assemble.config_hash(settings))
-        self.fold = store.restore(build)
+        task = world.task
+        self.fold = Fold(assemble.build_model(settings))
+        config, allowed = assemble.config_hash(settings), assemble.allowed_in(settings)
+        store = SnapshotStore(MemoryPlace(self, world.disk), config, key=lambda: KEY, allowed=allowed)
         craft = Craft(
             topics=world.topics,
             sampler=SelectiveSampler(assemble.plans_of(settings, task, world.count), self.fold),
@@ -324,7 +330,7 @@ class Process:
             commit_interval=0.0,
             clock=lambda: world.now,
             observer=Silent(),
-            checkpoint=Checkpointer(store, self.fold, build, every_outcomes=12, every_seconds=0.0),
+            checkpoint=PromptCheckpointer(store, self.fold, every_outcomes=12, every_seconds=0.0),
             made_with=world.made_with,
             replan=partial(assemble.replan, settings, task, world.count),
         )
@@ -415,7 +421,8 @@ class World:
         found = audit(self)
         for process in self._processes:
             blob = self.disk[process.slot]
-            saved = snapshot.load(blob, config_hash=assemble.config_hash(self.settings), key=KEY)
+            config, allowed = assemble.config_hash(self.settings), assemble.allowed_in(self.settings)
+            saved = snapshot.load(blob, config_hash=config, key=KEY, allowed=allowed)
             check_model(self, saved.model, saved.version, PROBES, f"worker {process.slot}")
         assert found.instances == INSTANCES
         assert found.requests == found.outcomes.total(), "a request was forgotten"

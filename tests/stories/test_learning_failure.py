@@ -59,4 +59,4 @@ def test_after_a_restart_the_same_examples_are_left_out(embedded: Place, staged:
     until(lambda: stage.drained(), "the loop goes on")
     assert stage.worker(0).end()[0] == 0
     assert audit(stage).letters == {"learning_failed": 1}
-    check_models(stage, 0, trusted=["fragile"])
+    check_models(stage, 0)

@@ -131,6 +131,7 @@ def test_a_spoiled_snapshot_is_ignored(kind: str, embedded: Place, staged: Calla
     assert worker.end()[0] == 0
     path = snapshot_path(stage)
     path.write_bytes(SPOILED[kind](path.read_bytes()))
+    wipe_topic(stage)
     stage.start(0)
     feed(stage, 800, 1_000)
     answer_waiting(stage)
@@ -157,6 +158,50 @@ def refused(worker: WorkerProcess) -> tuple[int, str]:
     return code, ending
 
 
+def wipe_topic(stage: Stage) -> None:
+    """Take what is in the topic `snapshots` away."""
+    with tampered(stage) as file:
+        (topic,) = file.execute("SELECT id FROM topic WHERE name = ?", (stage.topics.snapshots,)).fetchone()
+        file.execute("DELETE FROM record WHERE topic = ?", (topic,))
+
+
+def test_a_new_worker_starts_from_the_topic(embedded: Place, staged: Callable[..., Stage]) -> None:
+    stage = staged(embedded, transport={"partitions": 2}, topics={"predictions": "predictions"})
+    stage.start(0)
+    feed(stage, 0, 800)
+    answer_waiting(stage)
+    assert stage.worker(0).end()[0] == 0
+    _, version = saved(stage, 0)
+    assert version > 0
+    stage.start(1)
+    worker = stage.worker(1)
+    restored = [line["model_version"] for line in worker.lines() if line["message"] == "snapshot restored"]
+    assert restored == [version]
+    feed(stage, 800, 1_000)
+    answer_waiting(stage)
+    assert worker.end()[0] == 0
+    audit(stage)
+    check_served(stage)
+    check_models(stage, 1)
+
+
+def test_a_worker_of_another_key_ignores_the_topic(embedded: Place, staged: Callable[..., Stage]) -> None:
+    stage = staged(embedded)
+    stage.start(0)
+    feed(stage, 0, 400)
+    answer_waiting(stage)
+    assert stage.worker(0).end()[0] == 0
+    snapshot_path(stage).unlink()
+    Path(stage.settings.snapshot.key_file).write_bytes(b"another key" * 4)
+    worker = stage.worker(0)
+    stage.start(0)
+    said = [line["message"] for line in worker.lines()]
+    assert any("snapshot ignored, folding the log instead: the topic" in message for message in said)
+    assert any("signed with another key (snapshot.key_file)" in message for message in said)
+    assert worker.end()[0] == 0
+    check_models(stage, 0)
+
+
 def test_truncated_outcomes_are_refused_without_a_snapshot(embedded: Place, staged: Callable[..., Stage]) -> None:
     stage = staged(embedded)
     worker = stage.worker(0)
@@ -170,9 +215,12 @@ def test_truncated_outcomes_are_refused_without_a_snapshot(embedded: Place, stag
     stage.start(0)
     assert worker.end()[0] == 0, "a snapshot that covers what is gone is enough"
     snapshot_path(stage).unlink()
+    stage.start(0)
+    assert worker.end()[0] == 0, "so is one in the topic"
+    wipe_topic(stage)
     code, message = refused(worker)
     assert code == TransportError.exit_code
-    assert "begins at 5" in message
+    assert "begins at 5, and no usable snapshot reaches that far" in message
     assert "unlimited retention" in message
 
 
