@@ -123,12 +123,18 @@ def chain(records: Sequence[Record], spans: Sequence[tuple[int, int]]) -> None:
     assert at == len(offsets), f"{len(offsets) - at} records were never covered"
 
 
+def ledger_of(stage: Stage, partition: int) -> dict[str, Any]:
+    """Return the ledger beside the group's position."""
+    place = TopicPartition(stage.topics.instances, partition)
+    return decode_metadata(stage.log.positions(stage.settings.transport.group, [place])[place].metadata)[0]
+
+
 def check_ledger(stage: Stage, partition: int, letters: Sequence[Letter]) -> None:
     """Check that the ledger beside the position is the one last audited, and has counted every good instance."""
     place = TopicPartition(stage.topics.instances, partition)
     records = stage.tape(place.topic).partitions[partition]
     position = stage.log.positions(stage.settings.transport.group, [place])[place]
-    ledger, _ = decode_metadata(position.metadata)
+    ledger = ledger_of(stage, partition)
     last = orjson.loads(stage.tape(stage.topics.decisions).partitions[partition][-1].value or b"")
     refused = sum(letter[:2] == place for letter in letters)
     assert ledger == last["ledger_after"], "the ledger is not the one last audited"
@@ -155,8 +161,10 @@ def check_budget(stage: Stage, partition: int, letters: Sequence[Letter], reques
             assert record.offset not in refused
             made += 1
             assert made <= max(plan.loan, plan.rate * seen + 1), f"{made} asked of {seen} seen in {partition}"
-            assert (request.budget["seen"], request.budget["asked"]) == (seen, made)
+            said = request.budget["seen"], request.budget["asked"]
+            assert said == (seen, made), f"{request.request_id} speaks of {said} where {seen, made} are"
             assert request.features == orjson.loads(record.value or b"")["features"]
+    assert made == ledger_of(stage, partition)["budget"]["asked"], "the ledger speaks of requests that do not exist"
     assert not asked, "requests about instances that do not exist"
     assert [request.offset for request in requests] == order
 
@@ -172,6 +180,7 @@ def check_answers(
         outcomes[outcome.request_id] = outcome
         found.outcomes[outcome.kind] += 1
     decode = AnswerDecoder(assemble.build_model(stage.settings).task, stage.settings.model.classes)
+    refused = {letter for letter in letters if letter.topic == stage.topics.answers}
     expected: set[Letter] = set()
     first: dict[str, Answer] = {}
     astray: Counter[tuple[int, bytes]] = Counter()
@@ -190,10 +199,11 @@ def check_answers(
             astray[target, record.value or b""] += 1
         elif reason := verdict(answer, first, requests, outcomes):
             expected.add(Letter(*place, reason))
+        elif outcome_of(answer, outcomes) == "expired" and Letter(*place, "expired") in refused:
+            expected.add(Letter(*place, "expired"))  # a skip leaves no trace, so only its refusal tells that it was late
         elif answer.kind == "skip":
             found.skipped += 1
     assert copies == astray, "an answer that came on another partition was lost or repeated"
-    refused = {letter for letter in letters if letter.topic == stage.topics.answers}
     assert refused == expected, f"refused answers differ: {sorted(refused ^ expected)[:5]}"
     answered = {request_id for request_id, outcome in outcomes.items() if outcome.kind != "expired"}
     assert answered == set(first), "an answer was lost, or an outcome has no answer"
@@ -202,6 +212,12 @@ def check_answers(
         assert (outcome.kind, outcome.label) == (KINDS[answer.kind], answer.label), "the first answer must win"
         assert outcome.features == requests[request_id].features
     found.forwarded = sum(copies.values())
+
+
+def outcome_of(answer: Answer, outcomes: Mapping[str, Outcome]) -> str | None:
+    """Return what became of the request that an answer is to, None if it waits."""
+    outcome = outcomes.get(answer.request_id)
+    return outcome and outcome.kind
 
 
 def verdict(
@@ -220,7 +236,7 @@ def verdict(
         return "duplicate" if same or answer.kind != "label" else "conflict"
     if answer.kind == "skip":
         return None
-    if identity in outcomes and outcomes[identity].kind == "expired":
+    if outcome_of(answer, outcomes) == "expired":
         return "expired"
     first[identity] = answer
     return None
@@ -263,9 +279,10 @@ def saved(stage: Stage, slot: int, trusted: Sequence[str] = ()) -> tuple[Model, 
 def check_models(stage: Stage, *slots: int, trusted: Sequence[str] = ()) -> None:
     """Check that the workers' saved models are the uninterrupted fold of all outcomes, to the last bit.
 
-    What a worker appends while it ends may be missing from its model, but only moments can be.
+    What a worker appends while it ends may be missing from its model and from the others', but only moments and expired
+    requests can be.
     """
-    last = max(offset for offset, _ in outcomes_of(stage))
+    last = max(offset for offset, outcome in outcomes_of(stage) if outcome.kind != "expired")
     for slot in slots:
         model, version = saved(stage, slot, trusted)
         assert version > last, f"worker {slot} has folded to {version}, the last outcome lies at {last}"
