@@ -11,13 +11,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
 import click
-import orjson
 
 from benchmarks.measure import HERE
 
@@ -30,9 +28,7 @@ from story import Place, Stage
 BROKERS: Final = 3
 LATE: Final = 45.0
 """Seconds by which some answers come late; requests expire after 30."""
-EXACTLY_ONCE: Final = Dose(
-    kill=100, zombie=100, broker=10, outage=2, join=10, slow=4, cut=4, hole=4, overlapping=0.5
-)
+EXACTLY_ONCE: Final = Dose(kill=100, zombie=100, broker=10, outage=2, join=10, slow=4, cut=4, hole=4, overlapping=0.5)
 EXACTLY_ONCE_ROWS: Final = 500_000
 AT_LEAST_ONCE: Final = Dose(kill=20, zombie=12, broker=2, overlapping=0.3)
 AT_LEAST_ONCE_ROWS: Final = 60_000
@@ -40,12 +36,16 @@ PER_SECOND: Final = 250.0
 """So the rows last about as long as the faults, and the group is always under load, on a machine of two cores."""
 
 
-def exactly_once(stream: Path, repeats: int, dose: Dose = EXACTLY_ONCE, rows: int = EXACTLY_ONCE_ROWS) -> list[dict[str, Any]]:
+def exactly_once(
+    stream: Path, repeats: int, dose: Dose = EXACTLY_ONCE, rows: int = EXACTLY_ONCE_ROWS
+) -> list[dict[str, Any]]:
     """Count what exactly-once delivery survives; once, whatever `repeats`."""
     return [survive(dose, rows, "exactly_once")]
 
 
-def at_least_once(stream: Path, repeats: int, dose: Dose = AT_LEAST_ONCE, rows: int = AT_LEAST_ONCE_ROWS) -> list[dict[str, Any]]:
+def at_least_once(
+    stream: Path, repeats: int, dose: Dose = AT_LEAST_ONCE, rows: int = AT_LEAST_ONCE_ROWS
+) -> list[dict[str, Any]]:
     """Count what at-least-once delivery repeats under the same faults; once, whatever `repeats`."""
     return [survive(dose, rows, "at_least_once")]
 

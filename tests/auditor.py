@@ -200,7 +200,9 @@ def check_answers(
         elif reason := verdict(answer, first, requests, outcomes):
             expected.add(Letter(*place, reason))
         elif outcome_of(answer, outcomes) == "expired" and Letter(*place, "expired") in refused:
-            expected.add(Letter(*place, "expired"))  # a skip leaves no trace, so only its refusal tells that it was late
+            expected.add(
+                Letter(*place, "expired")
+            )  # a skip leaves no trace, so only its refusal tells that it was late
         elif answer.kind == "skip":
             found.skipped += 1
     assert copies == astray, "an answer that came on another partition was lost or repeated"
@@ -217,7 +219,7 @@ def check_answers(
 def outcome_of(answer: Answer, outcomes: Mapping[str, Outcome]) -> str | None:
     """Return what became of the request that an answer is to, None if it waits."""
     outcome = outcomes.get(answer.request_id)
-    return outcome and outcome.kind
+    return None if outcome is None else outcome.kind
 
 
 def verdict(

@@ -1,4 +1,4 @@
-"""Chaos: real workers and brokers are killed, frozen and cut off under load, in a seeded order, and then all is audited.
+"""Chaos: real workers and brokers are killed, frozen and cut off under load, in a seeded order; then all is audited.
 
 Each fault is a context manager: it strikes on entry and is mended on exit. One that strikes alone is awaited, until
 the partitions it stopped have committed again; others strike while the former is still being recovered from. Between
@@ -10,26 +10,23 @@ from __future__ import annotations
 
 import random
 import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final, Self
 
-import orjson
 from auditor import audit, check_models, ledger_of
-from cluster import Cluster
+from cluster import Cluster, admin
 from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaPartition
-from story import PROGRAM, Feeder, Place, Stage, until, until_still
+from kafka.errors import KafkaError
+from story import PROGRAM, Feeder, Stage, until, until_still
 
 from streamal.cli import main as commands
-from streamal.errors import StreamalError
-from streamal.transport.log import TopicPartition
 
 WORKERS: Final = (0, 1)
 GUEST: Final = 2
@@ -141,12 +138,42 @@ def told(counts: Counter[Any]) -> dict[str, int]:
     return {str(name): count for name, count in sorted(counts.items())}
 
 
+class Positions:
+    """The group's positions in the instances, from a new client whenever the former has met an error.
+
+    kafka-python's administrative client never looks for another coordinator when the one it knows has died.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self._servers = stage.settings.transport.bootstrap_servers
+        self._group = stage.settings.transport.group
+        self._places = [KafkaPartition(stage.topics.instances, number) for number in range(stage.count)]
+        self._connected = ExitStack()
+        self._client: Any = None
+
+    def read(self) -> list[int] | None:
+        """Return the next offset of each partition, or None if no broker tells."""
+        try:
+            if self._client is None:
+                self._client = self._connected.enter_context(admin(self._servers))
+            found = self._client.list_group_offsets({self._group: self._places})[self._group]
+        except KafkaError:
+            self.close()
+            return None
+        return [max(0, found[place].offset) for place in self._places]
+
+    def close(self) -> None:
+        """Disconnect. Idempotent."""
+        self._client = None
+        with suppress(KafkaError):
+            self._connected.close()
+
+
 class Watch:
-    """Follows the group's positions in a thread: how long has any partition gone without a commit?"""
+    """Follows the positions in a thread: how long has any partition gone without a commit?"""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._places = [TopicPartition(stage.topics.instances, number) for number in range(stage.count)]
         self._stopping = threading.Event()
         self.longest = 0.0
         self._thread = threading.Thread(target=self._run, name="watch")
@@ -160,18 +187,15 @@ class Watch:
         self._thread.join()
 
     def _run(self) -> None:
-        moved = dict.fromkeys(self._places, (0, time.monotonic()))
-        with closing(self._stage.open_log()) as log:
+        moved = [(0, time.monotonic())] * self._stage.count
+        with closing(Positions(self._stage)) as positions:
             while not self._stopping.wait(LOOK_EVERY):
-                try:
-                    found = log.positions(self._stage.settings.transport.group, self._places)
-                except StreamalError:
-                    continue  # no broker answers: the gap grows
+                found = positions.read()
                 now = time.monotonic()
-                for place, (offset, at) in moved.items():
+                for partition, (offset, at) in enumerate(moved):
                     self.longest = max(self.longest, now - at)
-                    if place in found and found[place].offset != offset:
-                        moved[place] = found[place].offset, now
+                    if found is not None and found[partition] != offset:
+                        moved[partition] = found[partition], now
 
 
 class Chaos:
@@ -185,6 +209,7 @@ class Chaos:
         self.cluster = cluster
         self.report = Report()
         self._draw = random.Random(seed)
+        self._positions = Positions(stage)
         self._session = stage.settings.transport.session_timeout
         stage.worker(BEHIND).variables["STREAMAL__TRANSPORT__BOOTSTRAP_SERVERS"] = cluster.behind
 
@@ -200,7 +225,7 @@ class Chaos:
         begun = time.monotonic()
         with self.stage.annotator(10 * rows, late):
             try:
-                with Watch(self.stage) as watch:
+                with closing(self._positions), Watch(self.stage) as watch:
                     self._settle()
                     for group in plan:
                         self._strike(group)
@@ -246,12 +271,15 @@ class Chaos:
 
     def _advance(self, partitions: Iterable[int], what: str) -> None:
         """Wait until each of these partitions has committed something from now on."""
-        places = [TopicPartition(self.stage.topics.instances, number) for number in partitions]
-        before = self.stage.positions()
+        before: list[int] = []
 
         def advanced() -> bool:
-            found = self.stage.positions()
-            return all(found[place] > before[place] for place in places)
+            found = self._positions.read()
+            if found is None:
+                return False
+            if not before:
+                before.extend(found)
+            return all(found[partition] > before[partition] for partition in partitions)
 
         self._await(advanced, what)
 
@@ -290,7 +318,7 @@ class Chaos:
         try:
             yield owned
         finally:
-            if not at_once:
+            if not worker.running:
                 worker.start()
 
     @contextmanager

@@ -110,7 +110,5 @@ def at_once(action: Callable[[int], Any], numbers: Iterable[int]) -> list[Any]:
 def admin(bootstrap: str) -> Any:
     """Open an administrative client; a context manager."""
     return closing(
-        KafkaAdminClient(
-            bootstrap_servers=bootstrap, bootstrap_timeout_ms=ASK_WITHIN, request_timeout_ms=ASK_WITHIN
-        )
+        KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=ASK_WITHIN, request_timeout_ms=ASK_WITHIN)
     )

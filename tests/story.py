@@ -116,6 +116,7 @@ class WorkerProcess:
 
     def start(self, **variables: str) -> Self:
         """Start it, with further environment variables for this once."""
+        assert not self.running, f"worker {self.slot} runs already"
         kept = {n: v for n, v in os.environ.items() if not n.startswith("STREAMAL") and n != "PYTHONDONTWRITEBYTECODE"}
         own = {"STREAMAL__TRANSPORT__SLOT": str(self.slot), "STREAMAL__HTTP__PORT": str(self.port)}
         own["STREAMAL__SNAPSHOT__DIRECTORY"] = str(self._directory / f"snapshots-{self.slot}")
