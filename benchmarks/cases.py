@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from benchmarks.chaos import at_least_once, exactly_once
 from benchmarks.decisions import decisions
 from benchmarks.service import kafka_loop, never_answered
 
@@ -37,5 +38,15 @@ CASES: Final[Mapping[str, Case]] = {
         "memory of the worker over 1,000,000 instances with requests that nobody ever answers",
         "peak <= 215 MiB, flat once the queue is full",
         never_answered,
+    ),
+    "chaos/exactly-once": Case(
+        "what a stream of 500,000 instances survives on three brokers: workers and brokers killed, frozen and cut off",
+        "no violation",
+        exactly_once,
+    ),
+    "chaos/at-least-once": Case(
+        "what the same faults repeat under at-least-once delivery",
+        "no repetition under another request_id",
+        at_least_once,
     ),
 }

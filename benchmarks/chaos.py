@@ -12,16 +12,18 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 import click
+import orjson
 
 from benchmarks.measure import HERE
 
 sys.path.append(str(HERE.parent / "tests"))
 
-from chaos import Chaos, Dose, check
+from chaos import FAULTS, Chaos, Dose, check
 from cluster import Cluster
 from story import Place, Stage
 
@@ -30,24 +32,20 @@ LATE: Final = 45.0
 """Seconds by which some answers come late; requests expire after 30."""
 EXACTLY_ONCE: Final = Dose(kill=100, zombie=100, broker=10, outage=2, join=10, slow=4, cut=4, hole=4, overlapping=0.5)
 EXACTLY_ONCE_ROWS: Final = 500_000
-AT_LEAST_ONCE: Final = Dose(kill=20, zombie=12, broker=2, overlapping=0.3)
+AT_LEAST_ONCE: Final = Dose(kill=20, zombie=12, broker=2, overlapping=0.5)
 AT_LEAST_ONCE_ROWS: Final = 60_000
 PER_SECOND: Final = 250.0
 """So the rows last about as long as the faults, and the group is always under load, on a machine of two cores."""
 
 
-def exactly_once(
-    stream: Path, repeats: int, dose: Dose = EXACTLY_ONCE, rows: int = EXACTLY_ONCE_ROWS
-) -> list[dict[str, Any]]:
+def exactly_once(stream: Path, repeats: int) -> list[dict[str, Any]]:
     """Count what exactly-once delivery survives; once, whatever `repeats`."""
-    return [survive(dose, rows, "exactly_once")]
+    return [survive(EXACTLY_ONCE, EXACTLY_ONCE_ROWS, "exactly_once")]
 
 
-def at_least_once(
-    stream: Path, repeats: int, dose: Dose = AT_LEAST_ONCE, rows: int = AT_LEAST_ONCE_ROWS
-) -> list[dict[str, Any]]:
+def at_least_once(stream: Path, repeats: int) -> list[dict[str, Any]]:
     """Count what at-least-once delivery repeats under the same faults; once, whatever `repeats`."""
-    return [survive(dose, rows, "at_least_once")]
+    return [survive(AT_LEAST_ONCE, AT_LEAST_ONCE_ROWS, "at_least_once")]
 
 
 def survive(dose: Dose, rows: int, mode: str) -> dict[str, Any]:
@@ -80,3 +78,22 @@ def repetitions(stage: Stage) -> dict[str, int]:
         "repeats_with_another_id": len(told) - len(named),
         "answers_learned_twice": sum(count - 1 for count in learned.values()),
     }
+
+
+@click.command()
+@click.option("--mode", type=click.Choice(["exactly_once", "at_least_once"]), default="exactly_once")
+@click.option("--rows", type=click.IntRange(1), default=10_000, show_default=True, help="Instances at least.")
+@click.option("--overlapping", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Share of the faults.")
+@click.argument("faults", nargs=-1, metavar="FAULT=COUNT...")
+def main(mode: str, rows: int, overlapping: float, faults: tuple[str, ...]) -> None:
+    """Run a part of the chaos, such as kill=5 zombie=5 broker=1, and print what was counted; nothing is kept."""
+    counts = {name: int(count) for name, _, count in (fault.partition("=") for fault in faults)}
+    if strange := counts.keys() - FAULTS.keys():
+        message = f"expected faults among {', '.join(FAULTS)}, came {', '.join(sorted(strange))}"
+        raise click.UsageError(message)
+    row = survive(replace(Dose(overlapping=overlapping), **counts), rows, mode)
+    click.echo(orjson.dumps(row, option=orjson.OPT_INDENT_2))
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m benchmarks.chaos")

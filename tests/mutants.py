@@ -30,7 +30,8 @@ from streamal.transport import kafka
 from streamal.transport.kafka import GroupMembership, Ownership, TransactionalWriter
 from streamal.transport.log import Append, Position, TopicPartition, Transaction
 
-Point = Literal["begin", "sent", "committed"]
+Point = Literal["begin", "sent", "torn", "committed"]
+"""`torn`: positions are committed and the records are not, which no sound worker ever reaches."""
 STOPS_AT: Final = "MUTANT_STOPS_AT"
 ARMED: Final = "MUTANT_ARMED"
 TRANSACTION_TIMEOUT: Final = "MUTANT_TRANSACTION_TIMEOUT"
@@ -91,6 +92,9 @@ class Points:
         put(GroupMembership, "poll", wait_and_poll)
 
 
+POINTS: Final = Points()
+
+
 def put(place: object, name: str, replacement: object) -> None:
     """Replace a function that is there."""
     assert hasattr(place, name), f"{place} has no {name} any more"
@@ -108,6 +112,7 @@ def offsets_before_sends() -> None:
         positions = transaction.positions([-1] * len(transaction.appends))
         with writer._transaction() as producer:
             producer.send_offsets_to_transaction(kafka.as_kafka(positions), transaction.token)
+        POINTS.reach("torn")
         with writer._transaction() as producer:
             kafka.send_all(producer, transaction.appends, writer._timeout)
         return positions
@@ -239,6 +244,6 @@ def equip() -> None:
 if __name__ == "__main__":
     name = sys.argv.pop(1)
     MUTANTS[name]()
-    Points().install()
+    POINTS.install()
     equip()
     main(prog_name="streamal")
