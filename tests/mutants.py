@@ -36,8 +36,6 @@ STOPS_AT: Final = "MUTANT_STOPS_AT"
 ARMED: Final = "MUTANT_ARMED"
 TRANSACTION_TIMEOUT: Final = "MUTANT_TRANSACTION_TIMEOUT"
 """Seconds a broker lets a transaction stay open."""
-MAX_REQUEST: Final = "MUTANT_MAX_REQUEST"
-"""Bytes of a record that the client takes at most."""
 
 
 class Points:
@@ -233,17 +231,15 @@ MUTANTS: Final[dict[str, Callable[[], None]]] = {
 }
 
 
-def equip() -> None:
-    """Give the client what a story wants it to have."""
-    if timeout := os.environ.get(TRANSACTION_TIMEOUT):
-        put(kafka, "KafkaLog", partial(kafka.KafkaLog, transaction_timeout=float(timeout)))
-    if most := os.environ.get(MAX_REQUEST):
-        KafkaProducer.DEFAULT_CONFIG["max_request_size"] = int(most)
+def leave_transactions_open(seconds: float) -> None:
+    """Let the broker wait so long before it aborts a transaction of this process."""
+    put(kafka, "KafkaLog", partial(kafka.KafkaLog, transaction_timeout=seconds))
 
 
 if __name__ == "__main__":
     name = sys.argv.pop(1)
     MUTANTS[name]()
     POINTS.install()
-    equip()
+    if timeout := os.environ.get(TRANSACTION_TIMEOUT):
+        leave_transactions_open(float(timeout))
     main(prog_name="streamal")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
 from broker import BrokerUnavailable
@@ -15,8 +16,9 @@ from chaos import Chaos, Dose, Report, check
 from cluster import Cluster
 from story import Place, Stage
 
-PACE: float = 300.0
-LATE: float = 12.0
+PACE: Final = 300.0
+SESSION: Final = 2.0
+LATE: Final = 12.0
 """Seconds; requests expire after two thirds of it, so some answers come too late."""
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
@@ -31,7 +33,9 @@ def survive(size: int, dose: Dose, rows: int, tmp_path: Path, staged: Callable[.
             raise
         pytest.skip(str(error))
     with cluster:
-        stage = staged(Place(tmp_path, cluster.bootstrap), budget={"expiry": LATE * 2 / 3})
+        stage = staged(
+            Place(tmp_path, cluster.bootstrap), transport={"session_timeout": SESSION}, budget={"expiry": LATE * 2 / 3}
+        )
         chaos = Chaos(stage, cluster, seed=size)
         chaos.run(dose, rows=rows, per_second=PACE, late=LATE)
         report = check(chaos)
