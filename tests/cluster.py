@@ -62,16 +62,21 @@ class Cluster:
         with self._stack as building:
             self.nodes: list[Broker] = at_once(build, range(size))
             self._stack = building.pop_all()
+        self._down = set(range(size))
         self.bootstrap = ",".join(node.bootstrap for node in self.nodes)
         self.behind = ",".join(f"127.0.0.1:{proxy.port}" for proxy in self.proxies)
 
     def start(self, *numbers: int) -> None:
-        """Start these nodes, all by default, at once: a majority is needed before any of them serves."""
-        at_once(lambda number: self.nodes[number].start(), numbers or range(len(self.nodes)))
+        """Start those of these nodes, all by default, that are down, at once: a majority serves or none does."""
+        down = self._down & set(numbers or range(len(self.nodes)))
+        self._down -= down
+        at_once(lambda number: self.nodes[number].start(), down)
 
     def kill(self, *numbers: int) -> None:
         """End these nodes, all by default, as a crash would."""
-        at_once(lambda number: self.nodes[number].kill(), numbers or range(len(self.nodes)))
+        chosen = numbers or range(len(self.nodes))
+        at_once(lambda number: self.nodes[number].kill(), chosen)
+        self._down |= set(chosen)
 
     def whole(self) -> bool:
         """Say whether every partition has a leader and all its replicas are in sync."""
