@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, Final, Self
 
-from auditor import audit, check_models, ledger_of
+from auditor import audit, check_models, ledger_of, letters_of, outcomes_of
 from cluster import Cluster, admin
 from kafka import KafkaConsumer
 from kafka import TopicPartition as KafkaPartition
@@ -429,6 +429,8 @@ class Chaos:
         report.transactions = len({record["at"] for record in stage.read(stage.topics.decisions)})
         report.requests = sum(1 for _ in stage.tape(stage.topics.label_requests).records())
         report.hidden_requests = written(stage, stage.topics.label_requests) - report.requests
+        report.answers.update(outcome.kind for _, outcome in outcomes_of(stage))
+        report.answers.update(letter.reason for letter in letters_of(stage))
         for partition in range(stage.count):
             budget = ledger_of(stage, partition)["budget"]
             report.asked += budget["asked"]
@@ -465,8 +467,7 @@ def written(stage: Stage, topic: str) -> int:
 def check_answers_and_decisions(chaos: Chaos) -> None:
     """The auditor: everything once, within the budget, accounted for, and predicted as the model of its time says."""
     found = audit(chaos.stage)
-    answers = Counter(found.letters) + found.outcomes
-    chaos.report.answers = answers + Counter(forwarded=found.forwarded, skipped=found.skipped)
+    chaos.report.answers.update(forwarded=found.forwarded, skipped=found.skipped)
 
 
 def check_final_models(chaos: Chaos) -> None:
