@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.cases import CASES
-from benchmarks.measure import STREAM, Spread, keep, surroundings
+from benchmarks.measure import STREAM, keep, surroundings
 
 
 @click.group()
@@ -46,14 +48,32 @@ def run(cases: tuple[str, ...], repeats: int, stream: Path, kept: bool) -> None:
     # Without the path of the stream, which is the same stream wherever it lies.
     made = surroundings("run", cases[0], "--repeats", str(repeats))
     results = CASES[cases[0]].run(stream, repeats)
-    found = Table(*results[0], title=cases[0])
-    for result in results:
-        found.add_row(*(str(Spread(*value)) if isinstance(value, Spread) else f"{value}" for value in result.values()))
     console = Console()
-    console.print(found)
+    console.print(table(cases[0], results))
     console.print(", ".join(f"{name} {value}" for name, value in made.items()), style="dim")
     if kept:
         keep(cases[0], made, results)
+
+
+def table(case: str, results: Sequence[Mapping[str, Any]]) -> Table:
+    """Return results as a table; a single one upright, for it has many figures."""
+    shown = [{name: shown_as(value) for name, value in result.items()} for result in results]
+    if len(shown) == 1:
+        found = Table("figure", "value", title=case)
+        for pair in shown[0].items():
+            found.add_row(*pair)
+        return found
+    found = Table(*shown[0], title=case)
+    for result in shown:
+        found.add_row(*result.values())
+    return found
+
+
+def shown_as(value: object) -> str:
+    """Return a figure as it is printed."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {shown_as(inner)}" for name, inner in value.items())
+    return str(value)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from benchmarks.chaos import at_least_once, exactly_once
 from benchmarks.decisions import decisions
 from benchmarks.restart import restart
 from benchmarks.service import delivery, heritage, kafka_loop, never_answered
@@ -53,5 +54,15 @@ CASES: Final[Mapping[str, Case]] = {
         "seconds until a worker is ready with 1,000,000 outcomes: with a snapshot and a tail, and by the fold",
         "with a snapshot <= 2 s",
         restart,
+    ),
+    "chaos/exactly-once": Case(
+        "what a stream of 500,000 instances survives on three brokers: workers and brokers killed, frozen and cut off",
+        "no violation",
+        exactly_once,
+    ),
+    "chaos/at-least-once": Case(
+        "what the same faults repeat under at-least-once delivery",
+        "no repetition under another request_id",
+        at_least_once,
     ),
 }

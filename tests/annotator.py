@@ -4,8 +4,9 @@ On Kafka it is what any annotation tool would be: kafka-python, the documented m
 the embedded log only the client differs. What it says to a request depends on the request's id alone (`replies`), so
 that whoever audits the topics afterwards knows what to expect.
 
-Usage: annotator.py kafka BOOTSTRAP REQUESTS ANSWERS TRUTH, or embedded FILE REQUESTS ANSWERS TRUTH; TRUTH is a JSON
-file of labels by instance id. SIGTERM ends it, after everything it meant to say is sent.
+Usage: annotator.py kafka BOOTSTRAP REQUESTS ANSWERS TRUTH [LATE], or embedded FILE REQUESTS ANSWERS TRUTH [LATE]; TRUTH
+is a JSON file of labels by instance id, and some answers come up to LATE seconds later than others. What the log did
+not take is said again. SIGTERM ends it, after everything it meant to say is sent.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -26,6 +29,8 @@ DELAY: Final = (0.005, 0.08)
 UNKNOWN: Final = "0-999999999"
 """The id of a request that nobody ever made."""
 SILENT: Final = 0.03
+TARDY: Final = 0.05
+"""Share of the requests whose answers come late."""
 
 
 class Reply(NamedTuple):
@@ -80,7 +85,9 @@ class KafkaWire:
 
     def __init__(self, bootstrap: str, requests: str, answers: str) -> None:
         from kafka import KafkaConsumer, KafkaProducer, TopicPartition
+        from kafka.errors import KafkaError
 
+        self._failed = KafkaError
         self._answers = answers
         self._consumer = KafkaConsumer(
             bootstrap_servers=bootstrap, isolation_level="read_committed", auto_offset_reset="earliest", group_id=None
@@ -88,18 +95,33 @@ class KafkaWire:
         numbers = self._consumer.partitions_for_topic(requests)
         self.partitions = len(numbers)
         self._consumer.assign([TopicPartition(requests, number) for number in numbers])
-        self._producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=5)
+        self._build: Callable[[], Any] = lambda: KafkaProducer(bootstrap_servers=bootstrap, linger_ms=5)
+        self._producer = self._build()
+        self._sent: deque[tuple[Any, int, bytes]] = deque()
 
     def requests(self) -> list[bytes]:
+        self._look()
         return [record.value for records in self._consumer.poll(timeout_ms=20).values() for record in records]
 
     def answer(self, partition: int, value: bytes) -> None:
-        self._producer.send(self._answers, value, partition=partition)
+        self._sent.append((self._producer.send(self._answers, value, partition=partition), partition, value))
 
     def close(self) -> None:
-        self._producer.flush()
+        while self._sent:
+            self._producer.flush()
+            self._look()
         self._producer.close()
         self._consumer.close()
+
+    def _look(self) -> None:
+        """Forget what the broker has taken; say what it has not again, with a new producer: the old one is done."""
+        while self._sent and self._sent[0][0].is_done:
+            sent, partition, value = self._sent.popleft()
+            if sent.failed():
+                with suppress(self._failed):
+                    self._producer.close(timeout=1)
+                self._producer = self._build()
+                self.answer(partition, value)
 
 
 class EmbeddedWire:
@@ -139,9 +161,10 @@ class EmbeddedWire:
 class Annotator:
     """Answers until it is stopped."""
 
-    def __init__(self, wire: Wire, truth: Mapping[str, str]) -> None:
+    def __init__(self, wire: Wire, truth: Mapping[str, str], late: float) -> None:
         self._wire = wire
         self._truth = truth
+        self._late = late
         self._classes = sorted(set(truth.values()))
         self._draw = random.Random(0)
         self._due: list[tuple[float, int, int, bytes]] = []
@@ -158,6 +181,8 @@ class Annotator:
 
     def _plan(self, request: Mapping[str, Any]) -> None:
         at = time.monotonic()
+        if self._draw.random() < TARDY:
+            at += self._draw.uniform(0.0, self._late)
         for reply in replies(request["request_id"], self._truth[request["instance_id"]], self._classes):
             at += self._draw.uniform(*DELAY)
             self._count += 1
@@ -170,13 +195,13 @@ class Annotator:
             self._wire.answer(partition, value)
 
 
-def main(kind: str, address: str, requests: str, answers: str, truth: str) -> None:
+def main(kind: str, address: str, requests: str, answers: str, truth: str, late: str = "0") -> None:
     """Run until SIGTERM."""
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     wire: Wire = KafkaWire(address, requests, answers) if kind == "kafka" else EmbeddedWire(address, requests, answers)
-    Annotator(wire, json.loads(Path(truth).read_text())).run(stopping)
+    Annotator(wire, json.loads(Path(truth).read_text()), float(late)).run(stopping)
 
 
 if __name__ == "__main__":

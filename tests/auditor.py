@@ -153,12 +153,18 @@ def chain(records: Sequence[Record], spans: Sequence[tuple[int, int]]) -> None:
     assert at == len(offsets), f"{len(offsets) - at} records were never covered"
 
 
+def ledger_of(stage: Audited, partition: int) -> dict[str, Any]:
+    """Return the ledger beside the group's position."""
+    place = TopicPartition(stage.topics.instances, partition)
+    return decode_metadata(stage.log.positions(stage.settings.transport.group, [place])[place].metadata)[0]
+
+
 def check_ledger(stage: Audited, partition: int, letters: Sequence[Letter]) -> None:
     """Check that the ledger beside the position is the one last audited, and has counted every good instance."""
     place = TopicPartition(stage.topics.instances, partition)
     records = stage.tape(place.topic).partitions[partition]
     position = stage.log.positions(stage.settings.transport.group, [place])[place]
-    ledger, _ = decode_metadata(position.metadata)
+    ledger = ledger_of(stage, partition)
     last = orjson.loads(stage.tape(stage.topics.decisions).partitions[partition][-1].value or b"")
     refused = sum(letter[:2] == place for letter in letters)
     assert ledger == last["ledger_after"], "the ledger is not the one last audited"
@@ -185,8 +191,10 @@ def check_budget(stage: Audited, partition: int, letters: Sequence[Letter], requ
             assert record.offset not in refused
             made += 1
             assert made <= max(plan.loan, plan.rate * seen + 1), f"{made} asked of {seen} seen in {partition}"
-            assert (request.budget["seen"], request.budget["asked"]) == (seen, made)
+            said = request.budget["seen"], request.budget["asked"]
+            assert said == (seen, made), f"{request.request_id} speaks of {said} where {seen, made} are"
             assert request.features == orjson.loads(record.value or b"")["features"]
+    assert made == ledger_of(stage, partition)["budget"]["asked"], "the ledger speaks of requests that do not exist"
     assert not asked, "requests about instances that do not exist"
     assert [request.offset for request in requests] == order
 
@@ -304,7 +312,8 @@ def saved(stage: Stage, slot: int) -> tuple[Model, int]:
 def check_models(stage: Stage, *slots: int) -> None:
     """Check that the workers' saved models are the uninterrupted fold of all outcomes, to the last bit.
 
-    What a worker appends while it ends may be missing from its model, but only moments can be.
+    What a worker appends while it ends may be missing from its model and from the others', but only moments and expired
+    requests can be.
     """
     for slot in slots:
         check_model(stage, *saved(stage, slot), probes(), f"worker {slot}")
@@ -312,7 +321,7 @@ def check_models(stage: Stage, *slots: int) -> None:
 
 def check_model(stage: Audited, model: Model, version: int, rows: Sequence[Features], whose: str) -> None:
     """Check that a model is the uninterrupted fold of all outcomes, by its predictions on some rows."""
-    last = max(offset for offset, _ in outcomes_of(stage))
+    last = max(offset for offset, outcome in outcomes_of(stage) if outcome.kind != "expired")
     assert version > last, f"{whose} has folded to {version}, the last outcome lies at {last}"
     fold = folded(stage, version)
     assert fold.version == version

@@ -25,6 +25,7 @@ from typing import Any, Final, Literal, NamedTuple, Self
 from uuid import uuid4
 
 import orjson
+from annotator import replies
 from broker import free_port
 
 from streamal import assemble
@@ -39,6 +40,11 @@ PATIENCE: Final = 60.0
 """Seconds anything may take on a busy machine before a story gives up."""
 EXIT_WITHIN: Final = 10.0
 ANNOTATOR: Final = Path(__file__).with_name("annotator.py")
+PROGRAM: Final = (sys.executable, "-m", "streamal")
+FEEDER_TRIES: Final = 3
+"""Connections in a row that brought nothing, after which the feeder gives up; each is tried for a minute."""
+MOST_FED: Final = 1_000
+PULSE: Final = 0.05
 CRASH_ONLY: Final = frozenset({TransportError.exit_code, CommitRefused.exit_code, DeadlineMissed.exit_code})
 """What a worker may end with by itself, to be started again: it was fenced, expelled, or lost its connection."""
 
@@ -69,6 +75,18 @@ def until(true: Callable[[], object], what: str, seconds: float = PATIENCE) -> f
     return time.monotonic() - begun
 
 
+def until_still(true: Callable[[], object], moving: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    """Wait until something is true, for as long as `moving` changes; fails with `what` when it stands still."""
+    last, since = moving(), time.monotonic()
+    while not true():
+        if (now := moving()) != last:
+            last, since = now, time.monotonic()
+        if time.monotonic() - since > seconds:
+            message = f"it stands still at {last} for {seconds:g} s, and still not: {what}"
+            raise AssertionError(message)
+        time.sleep(TICK)
+
+
 class Place(NamedTuple):
     """Where a stage stands: in which directory, and on which brokers ("" for the embedded log)."""
 
@@ -77,28 +95,38 @@ class Place(NamedTuple):
 
 
 class WorkerProcess:
-    """One worker, or a supervisor with its worker; keeps slot, directory, port and log file over restarts."""
+    """One worker, or a supervisor with its worker; keeps slot, directory, port and log file over restarts.
+
+    `program` and `variables`, further environment variables, may be changed between its starts.
+    """
 
     def __init__(self, config: Path, directory: Path, slot: int, launch: Launch = "worker") -> None:
         self.slot = slot
         self.port = free_port()
         self.output = directory / f"worker-{slot}.log"
-        self._command = [sys.executable, "-m", "streamal", "run", "--config", str(config)]
+        self.program: Sequence[str] = PROGRAM
+        self.variables: dict[str, str] = {}
+        self._arguments = ["run", "--config", str(config)]
         if launch == "worker":
-            self._command.append("--no-supervisor")
+            self._arguments.append("--no-supervisor")
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
         self._asked = False
         self.starts = 0
 
     def start(self, **variables: str) -> Self:
-        """Start it, with further environment variables."""
+        """Start it, with further environment variables for this once."""
+        assert not self.running, f"worker {self.slot} runs already"
         kept = {n: v for n, v in os.environ.items() if not n.startswith("STREAMAL") and n != "PYTHONDONTWRITEBYTECODE"}
         own = {"STREAMAL__TRANSPORT__SLOT": str(self.slot), "STREAMAL__HTTP__PORT": str(self.port)}
         own["STREAMAL__SNAPSHOT__DIRECTORY"] = str(self._directory / f"snapshots-{self.slot}")
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
-                self._command, env=kept | own | variables, cwd=self._directory, stdout=output, stderr=output
+                [*self.program, *self._arguments],
+                env=kept | own | self.variables | variables,
+                cwd=self._directory,
+                stdout=output,
+                stderr=output,
             )
         self._asked = False
         self.starts += 1
@@ -108,6 +136,13 @@ class WorkerProcess:
     def running(self) -> bool:
         """Whether its process lives."""
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether its process was stopped and not let go on."""
+        if self._process is None or not self.running:
+            return False
+        return Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
     @property
     def crashed(self) -> int | None:
@@ -156,12 +191,12 @@ class WorkerProcess:
             self._process.kill()
             self._process.wait()
 
-    def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, float]:
-        """Ask it to end; returns its exit code and the seconds it took. Fails after `EXIT_WITHIN`."""
+    def end(self, how: signal.Signals = signal.SIGTERM, within: float = EXIT_WITHIN) -> tuple[int, float]:
+        """Ask it to end; returns its exit code and the seconds it took. Fails after `within` seconds."""
         assert self._process is not None
         self._asked = True
         self._process.send_signal(how)
-        return self.wait(EXIT_WITHIN)
+        return self.wait(within)
 
     def wait(self, seconds: float = PATIENCE) -> tuple[int, float]:
         """Wait for its end; returns exit code and seconds."""
@@ -181,43 +216,54 @@ class WorkerProcess:
 
 
 class Feeder:
-    """Appends Electricity at an even pace in a thread of its own: row k to partition k modulo their number."""
+    """Appends Electricity at an even pace in a thread of its own: row k to partition k modulo their number.
+
+    What the log does not take is appended again, so some rows may come twice while brokers are away.
+    """
 
     def __init__(self, stage: Stage, *, per_second: float) -> None:
         self._stage = stage
-        self._per_second = per_second
-        self._hurry = threading.Event()
         self._total: float = float("inf")
         self._error: BaseException | None = None
+        self._pace = time.monotonic(), 0, per_second
         self.fed = 0
         self._thread = threading.Thread(target=self._run, name="feeder")
         self._thread.start()
 
-    def finish(self, total: int) -> int:
-        """Append the rest up to `total` at once; returns how many were fed in all."""
+    def finish(self, total: int, *, per_second: float = float("inf")) -> int:
+        """Append the rest up to `total`, at once or at another pace; returns how many were fed in all."""
         self._total = total
-        self._hurry.set()
-        self._thread.join(PATIENCE)
+        self._pace = time.monotonic(), self.fed, per_second
+        until_still(lambda: not self._thread.is_alive(), lambda: self.fed, "all rows fed")
         if self._error is not None:
             raise self._error
-        assert not self._thread.is_alive()
         return self.fed
 
     def _run(self) -> None:
-        try:
-            with closing(self._stage.open_log()) as log, closing(log.writer("feeder")) as writer:
-                begun = time.monotonic()
-                while not self._hurry.wait(0.05) and self.fed < self._total:
-                    self._append(writer.append, int((time.monotonic() - begun) * self._per_second))
-                while self.fed < self._total:
-                    self._append(writer.append, min(int(self._total), self.fed + 1_000))
-        except StreamalError as error:
-            self._error = error
+        failures = 0
+        while True:
+            before = self.fed
+            try:
+                with closing(self._stage.open_log()) as log, closing(log.writer("feeder")) as writer:
+                    self._feed(writer.append)
+                return
+            except StreamalError as error:
+                failures = failures + 1 if self.fed == before else 1
+                if failures == FEEDER_TRIES:
+                    self._error = error
+                    return
 
-    def _append(self, append: Callable[[Sequence[Append]], object], due: int) -> None:
-        if due > self.fed:
-            append(self._stage.rows(range(self.fed, due)))
-            self.fed = due
+    def _feed(self, append: Callable[[Sequence[Append]], object]) -> None:
+        while self.fed < self._total:
+            begun, first, per_second = self._pace
+            due = float("inf")
+            if per_second < due:
+                time.sleep(PULSE)
+                due = first + (time.monotonic() - begun) * per_second
+            until = int(min(due, self._total, self.fed + MOST_FED))
+            if until > self.fed:
+                append(self._stage.rows(range(self.fed, until)))
+                self.fed = until
 
 
 class Tape:
@@ -312,14 +358,18 @@ class Stage:
         return self.append([Append(self.topics.answers, partition, orjson.dumps(fields))])[0]
 
     @contextmanager
-    def annotator(self, rows: int) -> Iterator[None]:
-        """Let the annotator's process answer requests about the first so many rows, until the block ends."""
+    def annotator(self, rows: int, late: float = 0.0) -> Iterator[None]:
+        """Let the annotator's process answer requests about the first so many rows, until the block ends.
+
+        Some answers come up to `late` seconds later than they otherwise would.
+        """
         truth = self.directory / "truth.json"
         labels = (electricity()[number % len(electricity())].label for number in range(rows))
         truth.write_bytes(orjson.dumps({f"half-hour-{number}": label for number, label in enumerate(labels)}))
         transport = self.settings.transport
         address = transport.bootstrap_servers or transport.path
-        arguments = [transport.kind, address, self.topics.label_requests, self.topics.answers, str(truth)]
+        topics = (self.topics.label_requests, self.topics.answers)
+        arguments = [transport.kind, address, *topics, str(truth), str(late)]
         with (self.directory / "annotator.log").open("ab") as output:
             process = subprocess.Popen([sys.executable, str(ANNOTATOR), *arguments], stdout=output, stderr=output)
         self._annotator = process
@@ -337,6 +387,18 @@ class Stage:
     def read(self, topic: str) -> list[dict[str, Any]]:
         """Return all values of a topic up to now."""
         return [orjson.loads(record.value or b"") for record in self.tape(topic).records()]
+
+    def answers_to_come(self) -> int:
+        """Return how many answers the annotator gives to all requests there are."""
+        rows, total = electricity(), 0
+        for request in self.read(self.topics.label_requests):
+            number = int(request["instance_id"].removeprefix("half-hour-"))
+            total += len(replies(request["request_id"], str(rows[number % len(rows)].label), ["down", "up"]))
+        return total
+
+    def answers_given(self) -> int:
+        """Return how many answers there are, without the copies that workers passed on."""
+        return sum(not record.headers for record in self.tape(self.topics.answers).records())
 
     def positions(self) -> dict[TopicPartition, int]:
         """Return where the group stands."""

@@ -295,6 +295,8 @@ class Cluster:
             allow_auto_create_topics=False,
             batch_size=FETCH_BYTES,
             max_block_ms=milliseconds(BLOCK),
+            # So long it waits for a coordinator that died before it asks for another one; the default is 30 s.
+            request_timeout_ms=milliseconds(self.transaction_timeout / 2),
             # With the default of 100 ms each transaction waits that long for the one before to be written down.
             retry_backoff_ms=5,
             metrics_enabled=False,

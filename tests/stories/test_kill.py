@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from annotator import replies
 from auditor import audit, check_models
 from broker import Broker
 from story import Feeder, Place, Stage, electricity, until
@@ -17,20 +16,6 @@ from story import Feeder, Place, Stage, electricity, until
 KILLS = 10
 LEAST = 50
 """Instances a new owner must have decided before the next worker may die."""
-
-
-def answers_to_come(stage: Stage) -> int:
-    """Return how many answers the annotator gives to all requests there are."""
-    rows, total = electricity(), 0
-    for request in stage.read(stage.topics.label_requests):
-        number = int(request["instance_id"].removeprefix("half-hour-"))
-        total += len(replies(request["request_id"], str(rows[number % len(rows)].label), ["down", "up"]))
-    return total
-
-
-def answers_given(stage: Stage) -> int:
-    """Return how many answers there are, without the copies that workers passed on."""
-    return sum(not record.headers for record in stage.tape(stage.topics.answers).records())
 
 
 def kill_one(stage: Stage, slot: int, draw: random.Random) -> float:
@@ -60,7 +45,7 @@ def test_ten_kills_leave_no_trace(place: Place, staged: Callable[..., Stage]) ->
         finally:
             fed = feeder.finish(rows)
         took = until(stage.drained, "all instances decided", 120.0)
-        until(lambda: answers_given(stage) >= answers_to_come(stage), "every answer given")
+        until(lambda: stage.answers_given() >= stage.answers_to_come(), "every answer given")
     until(lambda: stage.drained() and stage.caught_up(), "every answer matched, every outcome folded")
     ends = [stage.worker(slot).end(signal.SIGTERM) for slot in (0, 1)]
     assert [code for code, _ in ends] == [0, 0]
@@ -105,7 +90,7 @@ def test_a_worker_that_was_frozen_repeats_nothing_when_it_wakes(
             fed = feeder.finish(rows)
         until(lambda: stage.covered((0, 1)), "both workers work again")
         until(stage.drained, "all instances decided")
-        until(lambda: answers_given(stage) >= answers_to_come(stage), "every answer given")
+        until(lambda: stage.answers_given() >= stage.answers_to_come(), "every answer given")
     until(lambda: stage.drained() and stage.caught_up(), "every answer matched, every outcome folded")
     assert [stage.worker(slot).end()[0] for slot in (0, 1)] == [0, 0]
     assert audit(stage).instances == fed
