@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from benchmarks.decisions import decisions
 from benchmarks.restart import restart
 from benchmarks.service import kafka_loop, never_answered
+from benchmarks.stall import stall
 
 
 class Case(NamedTuple):
@@ -43,5 +44,10 @@ CASES: Final[Mapping[str, Case]] = {
         "seconds until a worker is ready with 1,000,000 outcomes: with a snapshot and a tail, and by the fold",
         "with a snapshot <= 2 s",
         restart,
+    ),
+    "stall/snapshot": Case(
+        "longest stall of the loop's thread by one snapshot of a forest: written by the loop, and by a child",
+        "child <= 50 ms",
+        stall,
     ),
 }
