@@ -14,6 +14,7 @@ from benchmarks.chaos import at_least_once, exactly_once
 from benchmarks.decisions import decisions
 from benchmarks.restart import restart
 from benchmarks.service import delivery, heritage, kafka_loop, never_answered
+from benchmarks.stall import stall
 
 
 class Case(NamedTuple):
@@ -64,5 +65,10 @@ CASES: Final[Mapping[str, Case]] = {
         "what the same faults repeat under at-least-once delivery",
         "no repetition under another request_id",
         at_least_once,
+    ),
+    "stall/snapshot": Case(
+        "longest stall of the loop's thread by one snapshot of a forest: written by the loop, and by a child",
+        "child <= 50 ms",
+        stall,
     ),
 }
