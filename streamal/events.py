@@ -81,6 +81,15 @@ class MomentsTaken:
 
 
 @dataclass(frozen=True, slots=True)
+class TornRepaired:
+    """A new owner adopted so many requests and outcomes of a transaction whose positions never moved."""
+
+    partition: int
+    requests: int
+    outcomes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ExampleLearned:
     """The model scored, then learned a labelled example.
 
@@ -108,6 +117,7 @@ Event = (
     | RecordRefused
     | AnswerForwarded
     | MomentsTaken
+    | TornRepaired
     | ExampleLearned
     | ExampleSkipped
 )

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Protocol
 
 from streamal.decoding import AnswerDecoder, InstanceDecoder
 from streamal.errors import CommitRefused, DeadlineMissed, LogDamaged
-from streamal.events import Event, ExampleLearned, ExampleSkipped
+from streamal.events import Event, ExampleLearned, ExampleSkipped, TornRepaired
 from streamal.lane import SamplingPlan
 from streamal.sampler import SelectiveSampler
 from streamal.service.clerk import Clerk
@@ -41,11 +41,6 @@ MOST_FOLDED: Final = 5_000
 """Records of `outcomes` folded per transaction, about: more of them would keep the instances waiting."""
 SETTLE_WITHIN: Final = 8.0
 
-TORN: Final = (
-    "%s-%d: a transaction left %d label requests and %d outcomes visible, but its positions never moved; they count as "
-    "made, and nobody is asked twice"
-)
-
 Step = Literal["decision", "learn", "commit"]
 
 
@@ -60,9 +55,6 @@ class Observer(Protocol):
 
     def refused(self) -> None:
         """Take note of a commit that was refused, and what it held dropped."""
-
-    def torn(self) -> None:
-        """Take note of a torn transaction: it left records behind, but its positions never moved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +117,7 @@ class Loop:
         self._placed = Placed()
         self._committing: list[Event] = []
         self._held: list[Record] = []
+        self._repaired: list[Event] = []
         self.holdings: dict[int, Holding] = {}
         self.reached: dict[TopicPartition, int] = {}
         self.rebalances = 0
@@ -206,7 +199,8 @@ class Loop:
             raise DeadlineMissed(message)
         self._settle(confirm=False)
         epoch = self._membership.epoch
-        self._outbox, self._held, self.holdings, self.reached = None, [], {}, {}
+        self._outbox, self._held, self._repaired = None, [], []
+        self.holdings, self.reached = {}, {}
         self._craft.sampler.close()
         for place in sorted(self._membership.assignment):
             if place.topic == self._craft.topics.instances:
@@ -225,8 +219,7 @@ class Loop:
         readable_from = self._control.readable_from(instances, stored.offset) if stored else 0
         found = self._heritage.inherit(partition, stored, readable_from)
         if found.torn:
-            logger.error(TORN, instances.topic, partition, len(found.torn.requests), len(found.torn.outcomes))
-            craft.observer.torn()
+            self._repaired.append(TornRepaired(partition, len(found.torn.requests), len(found.torn.outcomes)))
         skips = [*self._control.skips(instances, found.position), *self._control.skips(answers, reached)]
         lane = craft.sampler.open(partition, found.handover)
         self.holdings[partition] = Holding.take_over(
@@ -311,6 +304,7 @@ class Loop:
 
     def _submit(self, outbox: Outbox) -> None:
         self._placed = Placed()
-        self._committing = outbox.events
+        # A member that slept through a rebalance may have taken its successor's records for torn; it commits nothing.
+        self._committing, self._repaired = [*self._repaired, *outbox.events], []
         self._committer.submit(outbox.seal(self.holdings, self._token, self._placed))
         self._outbox = None

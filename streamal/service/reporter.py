@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from streamal.evaluate.prequential import Prequential
-from streamal.events import Event, ExampleLearned, RequestResolved
+from streamal.events import Event, ExampleLearned, RequestResolved, TornRepaired
 from streamal.lane import SamplingPlan
 from streamal.service.loop import Loop, Step
 from streamal.transport.log import TopicPartition
 from streamal.web.metrics import Metrics
 from streamal.web.status import READY, PartitionStatus, Phase, Status, StatusBoard
 
+logger = logging.getLogger(__name__)
+
+TORN: Final = (
+    "partition %d: a transaction left %d label requests and %d outcomes visible, but its positions never moved; they "
+    "count as made, and nobody is asked twice"
+)
 PUBLISH_EVERY: Final = 0.2
 """Seconds between two statuses at least, unless the phase changes."""
 
@@ -56,6 +63,8 @@ class Reporter:
         elif isinstance(event, ExampleLearned) and event.outcome.label is not None:
             self._learned += 1
             self._scores.score(event.prediction, event.outcome.label)
+        elif isinstance(event, TornRepaired):
+            logger.error(TORN, event.partition, event.requests, event.outcomes)
 
     def took(self, step: Step, seconds: float) -> None:
         """Take note of how long a step took."""
@@ -64,10 +73,6 @@ class Reporter:
     def refused(self) -> None:
         """Count a commit that was refused and survived."""
         self._metrics.fault("commit_refused")
-
-    def torn(self) -> None:
-        """Count a torn transaction that was repaired."""
-        self._metrics.fault("torn_transaction")
 
     def idle_for(self) -> float:
         """Return the seconds since the last turn ended; may be called from any thread."""

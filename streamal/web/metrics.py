@@ -27,6 +27,7 @@ from streamal.events import (
     RecordRefused,
     RequestResolved,
     RequestSkipped,
+    TornRepaired,
 )
 from streamal.messages import LabelRequest, Outcome, Reason
 from streamal.selection.budget import Permit
@@ -195,6 +196,8 @@ class Metrics:
                 self._refused(letter.received.topic, letter.reason)
             case ExampleSkipped():
                 self.fault("example_skipped")
+            case TornRepaired():
+                self.fault("torn_transaction")
 
     def fault(self, kind: Fault) -> None:
         """Count a fault that was survived."""

@@ -42,9 +42,6 @@ class Silent:
     def refused(self) -> None:
         pass
 
-    def torn(self) -> None:
-        pass
-
 
 class Waits(Committer):
     """Notes how long it is waited for, and never waits itself: a commit that is in flight stays there."""
