@@ -30,7 +30,7 @@ from story import Place, Stage
 BROKERS: Final = 3
 LATE: Final = 45.0
 """Seconds by which some answers come late; requests expire after 30."""
-EXACTLY_ONCE: Final = Dose(kill=100, zombie=100, broker=10, outage=2, join=10, slow=4, cut=4, hole=4, overlapping=0.7)
+EXACTLY_ONCE: Final = Dose(kill=100, zombie=100, broker=10, outage=2, join=4, slow=2, cut=2, hole=2, overlapping=0.7)
 EXACTLY_ONCE_ROWS: Final = 500_000
 AT_LEAST_ONCE: Final = Dose(kill=20, zombie=12, broker=2, overlapping=0.5)
 AT_LEAST_ONCE_ROWS: Final = 60_000
