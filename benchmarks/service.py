@@ -11,8 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -21,7 +22,7 @@ from kafka import KafkaProducer
 
 from benchmarks.measure import HERE, Spread, cpu_seconds, electricity, memory, rounds, slope
 from streamal import assemble
-from streamal.service.ledgers import Heritage
+from streamal.service.ledgers import Heritage, decode_metadata
 from streamal.settings import load
 from streamal.transport.kafka import KafkaLog
 from streamal.transport.log import TopicPartition
@@ -221,22 +222,23 @@ def heritage(stream: Path, repeats: int) -> list[dict[str, Any]]:
         with closing(assemble.open_log(settings)) as log:
             topics, task = assemble.topics_of(settings), assemble.check(settings).task
             decoder, reader = assemble.instance_decoder(settings, task), log.reader()
-            for warmup in (0, 4 * settings.strategy.window):
-                heir = Heritage(log, reader, topics, decoder, warmup)
-                took: list[float] = []
-                for number in range(repeats * PARTITIONS):
-                    place = TopicPartition(topics.instances, number % PARTITIONS)
+            places = [TopicPartition(topics.instances, number % PARTITIONS) for number in range(repeats * PARTITIONS)]
+
+            def measure(what: str, take: Callable[[TopicPartition], object]) -> None:
+                took = []
+                for place in places:
                     begun = time.perf_counter()
-                    inherited = heir.inherit(place.partition, log.positions(group, [place])[place])
+                    take(place)
                     took.append((time.perf_counter() - begun) * 1000)
-                found.append(
-                    {
-                        "history": LOOP_INSTANCES,
-                        "warmup": warmup,
-                        "pending": len(inherited.handover.requests),
-                        "ms_per_partition": Spread.of(took),
-                    }
-                )
+                found.append({"history": LOOP_INSTANCES, "read": what, "ms_per_partition": Spread.of(took)})
+
+            measure("ledger", lambda place: decode_metadata(log.positions(group, [place])[place].metadata))
+
+            def inherit(heir: Heritage, place: TopicPartition) -> object:
+                return heir.inherit(place.partition, log.positions(group, [place])[place])
+
+            for what, warmup in (("and requests", 0), ("and warm-up", 4 * settings.strategy.window)):
+                measure(what, partial(inherit, Heritage(log, reader, topics, decoder, warmup)))
     return found
 
 
