@@ -33,10 +33,10 @@ from streamal.service import access
 from streamal.service.ledgers import Topics
 from streamal.service.loop import Craft
 from streamal.service.process import Service
+from streamal.service.replay import Subject
 from streamal.service.reporter import Reporter
 from streamal.service.shared_snapshots import SnapshotTopic
 from streamal.service.snapshots import Checkpointer, SnapshotFile, SnapshotStore, own_key, read_key
-from streamal.service.verify import Subject
 from streamal.service.worker import Worker
 from streamal.settings import Settings, revised
 from streamal.transport.log import Log

@@ -155,7 +155,7 @@ def run(config: Path | None, dry_run: bool, no_supervisor: bool) -> None:
     A small parent process restarts the worker when it crashes, unless a restart cannot help.
 
     Exit codes: 0 orderly end, 1 unexpected, 2 config, 3 transport, 4 commit refused, 5 ledger lost, 6 access refused,
-    7 deadline, 8 model.
+    7 deadline, 8 model, 9 a record that cannot be read.
     """
     settings = settings_of(config)
     if dry_run:
@@ -802,7 +802,8 @@ def verify(
     from rich.progress import Progress
 
     from streamal import assemble
-    from streamal.service.verify import Stretch, verify
+    from streamal.service.replay import Stretch
+    from streamal.service.verify import verify
     from streamal.transport.log import TopicPartition
 
     settings = settings_of(config)
@@ -848,6 +849,8 @@ def _print_report(report: Report) -> None:
         if p.torn or p.repeated:
             done = f"{counted(p.repeated, 'transaction')} done again, {counted(p.torn, 'torn one')} repaired"
             click.echo(f"partition {p.partition}: {done}")
+        for line in p.notes:
+            click.echo(f"partition {p.partition}: {line}")
         for line in p.differences:
             click.secho(f"partition {p.partition}: {line}", fg="red")
     count = sum(len(p.differences) for p in report.partitions)

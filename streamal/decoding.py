@@ -24,6 +24,7 @@ from streamal.messages import (
     MAX_NAME,
     MAX_NUMBER,
     REQUEST_ID,
+    SCALARS,
     SCHEMA,
     Answer,
     AnswerKind,
@@ -44,7 +45,6 @@ MAX_ID: Final = 256
 MAX_REVISION: Final = 1_000_000
 MAX_DEPTH: Final = 100
 """Levels of a display; the writer of JSON refuses at 254, and the label request around it takes some."""
-SCALARS: Final = frozenset({float, int, str, bool, type(None)})
 FLOATS: Final = frozenset({float})
 KINDS: Final[tuple[AnswerKind, ...]] = get_args(AnswerKind)
 TYPES: Final[Mapping[str, tuple[type, ...]]] = {"number": (int, float), "string": (str,), "boolean": (bool,)}

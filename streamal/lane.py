@@ -302,6 +302,8 @@ class Lane:
         """Make the label request; where the instance brought a label that is taken, the outcome follows at once."""
         utility, propensity, reason, would_select = asked
         if (made := self._adopted.pop(instance.offset, None)) is not None:
+            if self.pending.gone(made.offset) is not None:
+                return [LabelRequested(made, adopted=True)]  # the torn transaction has left its outcome as well
             return self._await(made, instance, now, adopted=True)
         if served is None:
             served = self._fold.model.predict([instance.features])[0]
@@ -354,6 +356,7 @@ class Lane:
             and before.kind not in ("expired", "cancelled")
             and answer.kind in ("label", "unsure", "invalid")
             and answer.revision > before.revision
+            and (answer.label, answer.kind != "label") != (before.label, not before.teaches)
         )
 
     def correct(self, offset: int, answer: Answer, now: float) -> RequestResolved:

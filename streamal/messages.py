@@ -89,7 +89,7 @@ OUTCOME_KINDS: Final = frozenset(get_args(OutcomeKind))
 
 VALUE: Final = ""
 """The one key of a regression's prediction; no class is named so, since labels are never empty."""
-REQUEST_ID: Final = re.compile(r"(\d{1,9})-(\d{1,18})")
+REQUEST_ID: Final = re.compile(r"([0-9]{1,9})-([0-9]{1,18})")
 
 
 class Moment(NamedTuple):

@@ -59,8 +59,8 @@ class PendingRequests:
     def expired(self, now: float) -> list[LabelRequest]:
         """Return the requests whose time is up, oldest first; they stay until removed.
 
-        Requests expire in the order they were made, since all wait equally long; those made while there was no expiry
-        wait for ever and hold nobody up.
+        Requests expire in the order they were made, since all wait equally long; after the expiry was shortened, later
+        ones wait for earlier ones. Those made while there was no expiry wait for ever and hold nobody up.
         """
         found = []
         for request in self._waiting.values():

@@ -271,7 +271,7 @@ class Topics(Section):
     snapshots: Topic = "snapshots"
     """Compacted; holds the newest snapshot of the model if snapshot.key_file is set."""
     control: Topic = "control"
-    """Compacted; reserved for changes made while running. Nothing reads it yet."""
+    """Compacted; orders to running workers, as `streamal budget set` and others give them."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:

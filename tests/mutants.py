@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -23,7 +24,8 @@ from kafka import TopicPartition as KafkaPartition
 
 from streamal.cli import main
 from streamal.errors import CommitRefused
-from streamal.service.ledgers import Heritage, Inheritance, Pointers, Torn
+from streamal.service import outbox
+from streamal.service.ledgers import Heritage, Inheritance, Pointers, Torn, encode_metadata
 from streamal.service.loop import Loop
 from streamal.transport import kafka
 from streamal.transport.kafka import GroupMembership, Ownership, TransactionalWriter
@@ -107,7 +109,7 @@ def offsets_before_sends() -> None:
     """Positions and ledger are committed first, in a transaction of their own; the records follow."""
 
     def commit(writer: Any, transaction: Transaction) -> Mapping[TopicPartition, Position]:
-        positions = transaction.positions([-1] * len(transaction.appends))
+        positions = transaction.positions([0] * len(transaction.appends))
         with writer._transaction() as producer:
             producer.send_offsets_to_transaction(kafka.as_kafka(positions), transaction.token)
         POINTS.reach("torn")
@@ -139,7 +141,11 @@ def futures_not_checked() -> None:
         producer.flush(timeout)
         return [future.value.offset if future.succeeded() else -1 for future in futures]
 
+    def encode(ledger: dict[str, Any], pointers: Pointers) -> str:
+        return encode_metadata(ledger, Pointers(*(max(0, place) for place in astuple(pointers))))
+
     put(kafka, "send_all", send_all)
+    put(outbox, "encode_metadata", encode)
 
 
 def ledger_kept() -> None:
@@ -210,7 +216,7 @@ def restored_to_the_stable_offset() -> None:
         )
         requests_end, outcomes_end = (heritage._log.bounds(place)[1] for place in places)
         stable = Pointers(min(pointers.requests_low, requests_end), requests_end, outcomes_end)
-        return rebuild(heritage, partition, position, ledger, stable, torn, first)
+        return replace(rebuild(heritage, partition, position, ledger, stable, torn, first), pointers=pointers)
 
     put(Heritage, "rebuild", bounded)
 

@@ -19,7 +19,7 @@ twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -30,6 +30,8 @@ DEFAULT_BURST: Final = 25.0
 LEAST_BURST: Final = 3.0
 LOAN_EVERY: Final = 7
 LOAN_WITHIN: Final = 200
+FORMER_LIMITS: Final = 8
+"""Limits that were taken away whose use is remembered, at most: the ledger has to stay small."""
 
 Permit = Literal["paused", "rate", "queue_full", "limit_count", "limit_cost"]
 
@@ -118,7 +120,19 @@ class Budget:
     `tokens` is the allowance for selected requests; negative while a loan is unpaid.
     """
 
-    __slots__ = ("_cap", "_earned", "_plan", "_since", "asked", "clock", "refunded", "seen", "tokens", "used")
+    __slots__ = (
+        "_cap",
+        "_earned",
+        "_former",
+        "_plan",
+        "_since",
+        "asked",
+        "clock",
+        "refunded",
+        "seen",
+        "tokens",
+        "used",
+    )
 
     def __init__(self, plan: BudgetPlan) -> None:
         self._plan = plan
@@ -131,6 +145,7 @@ class Budget:
         self.tokens = 0.0 if plan.loan else -1.0
         self.clock = 0.0
         self.used: list[tuple[int, float]] = [(0, 0.0) for _ in plan.limits]
+        self._former: list[list[Any]] = []
 
     @property
     def cap(self) -> float:
@@ -162,16 +177,12 @@ class Budget:
 
     def may_borrow(self, to_come: int) -> bool:
         """Say whether the loan advances this request, with room kept for `to_come` exploration requests."""
-        return (
-            self.seen <= LOAN_WITHIN
-            and (self.seen - 1) % LOAN_EVERY == 0
-            and self.asked + 1 + to_come <= self._plan.loan
-        )
+        return self.lends and self.asked + 1 + to_come <= self._plan.loan
 
     @property
     def loan_end(self) -> float:
-        """The number of instances at which the rate alone has caught up with the loan."""
-        return self._plan.loan / self._plan.rate
+        """The number of instances at which the rate has caught up with the loan, after all that was earned so far."""
+        return self._since + (self._plan.loan - self._earned - self.refunded) / self._plan.rate
 
     def refusal(self, cost: float, pending: int, *, free: bool) -> Permit | None:
         """Say which permit a request lacks, or None when it may be made; `free` ones need no token."""
@@ -221,14 +232,20 @@ class Budget:
             "refunded": self.refunded,
             "tokens": self.tokens,
             "clock": self.clock,
-            "used": [[limit.kind, limit.per, *used] for limit, used in zip(self._plan.limits, self.used, strict=True)],
+            "used": [
+                *([limit.kind, limit.per, *used] for limit, used in zip(self._plan.limits, self.used, strict=True)),
+                *(found for found in self._former if self._current(found)),
+            ],
             "rate": self._plan.rate,
             "earned": self._earned,
             "since": self._since,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`; a plan with another rate earns by it from here on, and a new limit begins unused."""
+        """Go on from a `state`; a plan with another rate earns by it from here on, and a new limit begins unused.
+
+        What a limit that is no longer there had used in a period that still lasts is kept, should it come back.
+        """
         self.seen, self.asked, self.refunded = state["seen"], state["asked"], state["refunded"]
         self.tokens, self.clock = min(self._cap, state["tokens"]), state["clock"]
         self._earned, self._since = state["earned"], state["since"]
@@ -236,4 +253,11 @@ class Budget:
             self._earned += state["rate"] * (self.seen - self._since)
             self._since = self.seen
         used = {(kind, per): (int(period), float(spent)) for kind, per, period, spent in state["used"]}
-        self.used = [used.get((limit.kind, limit.per), (0, 0.0)) for limit in self._plan.limits]
+        self.used = [used.pop((limit.kind, limit.per), (0, 0.0)) for limit in self._plan.limits]
+        former = [[kind, per, *found] for (kind, per), found in used.items()]
+        self._former = [found for found in former if self._current(found)][-FORMER_LIMITS:]
+
+    def _current(self, used: Sequence[Any]) -> bool:
+        """Say whether the period of what a former limit has used still lasts."""
+        _, per, period, _ = used
+        return bool(period == int(self.clock // per))

@@ -6,13 +6,15 @@ before it, and the ledger after it. The first record of an owner tells besides w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Self
 
 import orjson
 
+from streamal.messages import MALFORMED
 from streamal.service.ledgers import Pointers
-from streamal.transport.log import Log, Reader, TopicPartition
+from streamal.service.own_records import foreign
+from streamal.transport.log import Log, Reader, Record, TopicPartition
 
 LOOK_BACK = 64
 
@@ -21,7 +23,7 @@ class Audit(NamedTuple):
     """One record; a span goes from its first offset up to, but not including, the next one.
 
     `at` is in seconds since 1970. `pointers` are those before the transaction. `takeover` comes with an owner's first
-    transaction, `plan` with that and with each change of the plan.
+    transaction; `plan` with one that begins with another budget, and with it `orders`: who had set what, and when.
     """
 
     partition: int
@@ -33,6 +35,7 @@ class Audit(NamedTuple):
     pointers: Pointers
     takeover: Mapping[str, Any] | None
     plan: Mapping[str, Any] | None
+    orders: Sequence[Mapping[str, Any]] | None
     ledger_after: Mapping[str, Any]
 
     def encode(self) -> bytes:
@@ -50,14 +53,26 @@ class Audit(NamedTuple):
                 "pointers": [self.pointers.requests_low, self.pointers.requests_end, self.pointers.outcomes_end],
                 "takeover": self.takeover,
                 "plan": self.plan,
+                "orders": self.orders,
                 "ledger_after": self.ledger_after,
             }
         )
 
     @classmethod
     def decode(cls, value: bytes) -> Self:
-        """Read back `encode`."""
-        found = orjson.loads(value)
+        """Read back `encode`.
+
+        Raises:
+            ValueError: something else wrote it.
+        """
+        try:
+            return cls._read(orjson.loads(value))
+        except MALFORMED as error:
+            message = f"this is no audit ({type(error).__name__})"
+            raise ValueError(message) from None
+
+    @classmethod
+    def _read(cls, found: Mapping[str, Any]) -> Self:
         return cls(
             partition=found["partition"],
             instances=(found["from"], found["to"]),
@@ -68,8 +83,21 @@ class Audit(NamedTuple):
             pointers=Pointers(*found["pointers"]),
             takeover=found["takeover"],
             plan=found["plan"],
+            orders=found["orders"],
             ledger_after=found["ledger_after"],
         )
+
+
+def audit_of(record: Record) -> Audit:
+    """Return the content of a record of `decisions`.
+
+    Raises:
+        TransportError: something else wrote it.
+    """
+    try:
+        return Audit.decode(record.value or b"")
+    except ValueError as error:
+        raise foreign(record, error) from None
 
 
 def last_audit(log: Log, reader: Reader, place: TopicPartition) -> Audit | None:
@@ -79,7 +107,7 @@ def last_audit(log: Log, reader: Reader, place: TopicPartition) -> Audit | None:
     while True:
         start = max(first, end - back)
         if found := list(reader.read(place, start, end)):
-            return Audit.decode(found[-1].value or b"")
+            return audit_of(found[-1])
         if start == first:
             return None
         back *= 4

@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import orjson
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 POLL_EVERY: Final = 1.0
 """Seconds between two looks: people make the changes, and each look costs a poll."""
 SKIP: Final = "skip/"
+MAX_OFFSET: Final = 2**62
 TUNABLE: Final = ("rate", "burst", "limits", "max_pending", "refund_expired", "paused")
 """The keys of `[budget]` that may change while running, and `paused`; a loan and an expiry are given at the asking."""
 
@@ -81,8 +82,10 @@ def read_order(record: Record) -> Change | Skip:
             return Change(key, None if found is None else found["value"], by, at)
         if key.startswith(SKIP) and found is not None:
             topic, partition, first = key.removeprefix(SKIP).rsplit("/", 2)
-            return Skip(topic, int(partition), int(first), int(found["next"]), by, at, str(found["why"]))
-    except (ValueError, KeyError, TypeError):
+            skip = Skip(topic, int(partition), int(first), int(found["next"]), by, at, str(found["why"]))
+            if 0 <= skip.first < skip.next <= MAX_OFFSET:
+                return skip
+    except (ValueError, KeyError, TypeError, OverflowError):
         pass
     message = f"control, offset {record.offset}: {key!r} is no order; use `streamal budget set`, `pause` or `skip`"
     raise ConfigError(message)
@@ -106,7 +109,7 @@ class Control:
     ) -> None:
         self._replan = replan
         self._reader = reader
-        self._values: dict[str, Any] = {}
+        self._changes: dict[str, Change] = {}
         self._skips: dict[tuple[str, int, int], Skip] = {}
         self._looked_at = time.monotonic()
         place = TopicPartition(topic, 0)
@@ -122,6 +125,10 @@ class Control:
             return None
         self._looked_at = now
         return self._apply(self._reader.poll(0.0))
+
+    def in_force(self) -> list[dict[str, Any]]:
+        """Return who has set what, and when, for the audit; a `value` of None was taken back."""
+        return [asdict(change) for change in self._changes.values()]
 
     def skips(self, partition: TopicPartition, position: int) -> list[Skip]:
         """Return what a new owner has to leave out at a position, one stretch after the other."""
@@ -145,12 +152,11 @@ class Control:
                 if isinstance(order, Skip):
                     self._skips[order.topic, order.partition, order.first] = order
                     continue
-                values = {**self._values, order.key: order.value}
-                wanted = {key: value for key, value in values.items() if value is not None}
-                plans = self._replan(wanted)
+                changes = {**self._changes, order.key: order}
+                plans = self._replan({c.key: c.value for c in changes.values() if c.value is not None})
             except ConfigError as error:
                 logger.warning("an order was refused, the former budget stays: %s", error)
                 continue
-            self._values = wanted
+            self._changes = changes
             logger.info("budget changed", extra={"setting": order.key, "by": order.by, "offset": record.offset})
         return plans

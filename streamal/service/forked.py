@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import select
 import signal
 import sys
@@ -53,8 +54,10 @@ class Forked:
         """
         deadline = time.monotonic() + within
         found = bytearray()
+        arrivals = select.poll()  # unlike `select` it takes any number of descriptors
+        arrivals.register(self._pipe, select.POLLIN)
         try:
-            while select.select([self._pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            while arrivals.poll(max(0.0, deadline - time.monotonic()) * 1000):
                 if not (chunk := os.read(self._pipe, CHUNK)):
                     break
                 found += chunk
@@ -78,7 +81,7 @@ def _compute(work: Callable[[], bytes], pipe: int) -> NoReturn:
             signal.signal(number, signal.SIG_DFL)
         gc.disable()
         os.closerange(3, pipe)
-        os.closerange(pipe + 1, os.sysconf("SC_OPEN_MAX"))
+        os.closerange(pipe + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
         try:
             found = DONE + work()
         except ModelError as error:

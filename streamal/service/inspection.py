@@ -5,6 +5,7 @@ Everything is read from the log, so it works while the service is down, and it c
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -78,7 +79,7 @@ class Inspection:
         return list(requests.values())
 
     def request(self, request_id: str) -> tuple[LabelRequest | None, Outcome | None]:
-        """Return a request and what became of it, as far as they are kept.
+        """Return a request and what became of it last, as far as they are kept.
 
         Raises:
             BadRecord: the id has not the form of one.
@@ -90,7 +91,7 @@ class Inspection:
             request = request_of(record)
             if request.request_id == request_id:
                 outcomes = self._outcomes(request.model_version)
-                return request, next((o for o in outcomes if o.request_id == request_id), None)
+                return request, next(iter(deque((o for o in outcomes if o.request_id == request_id), maxlen=1)), None)
         return None, None
 
     def labels(self) -> list[str]:

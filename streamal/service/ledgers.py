@@ -21,7 +21,7 @@ from streamal.errors import BadRecord, LedgerLost, TopicMissing
 from streamal.messages import Instance, LabelRequest, Outcome
 from streamal.pending import REMEMBERED, PendingRequests
 from streamal.sampler import Handover
-from streamal.service.own_records import outcome_of, request_of
+from streamal.service.own_records import is_own, outcome_of, request_of
 from streamal.transport.log import Log, Position, Reader, TopicPartition
 
 RECENT_OUTCOMES: Final = 2_000
@@ -100,7 +100,7 @@ class Torn:
 
     The broker should rule that out, but a client that does not speak the second version of the transaction protocol
     can lose the race of a delayed packet. `requests` are the places of requests by instance offset, `outcomes` the
-    places of outcomes.
+    places of outcomes and of moments; the latter count twice, for the scaler only.
     """
 
     requests: Mapping[int, int] = field(default_factory=dict)
@@ -238,7 +238,7 @@ class Heritage:
         first = self.first(instances)
         if committed is None:
             self._refuse_history(partition)
-            return Inheritance(first, Handover(), Pointers(), RequestIndex(), Torn())
+            return self.rebuild(partition, first, None, Pointers(), self._torn(partition, Pointers()), first)
         try:
             ledger, pointers = decode_metadata(committed.metadata)
         except ValueError as error:
@@ -247,7 +247,7 @@ class Heritage:
         return self.rebuild(partition, committed.offset, ledger, pointers, torn, max(first, readable_from))
 
     def rebuild(
-        self, partition: int, position: int, ledger: dict[str, Any], pointers: Pointers, torn: Torn, first: int
+        self, partition: int, position: int, ledger: dict[str, Any] | None, pointers: Pointers, torn: Torn, first: int
     ) -> Inheritance:
         """Return what an owner needs at a position; `first` is the oldest instance to warm soft state with.
 
@@ -295,13 +295,8 @@ class Heritage:
             requests.setdefault(request.offset, place)
         outcomes = TopicPartition(self._topics.outcomes, 0)
         end = self._known(outcomes)[1]
-        own = own_key(partition)
-        found = [
-            record.offset
-            for record in self._reader.read(outcomes, max(pointers.outcomes_end, end - TORN_WITHIN), end)
-            if record.key is not None and record.key.startswith(own)
-        ]
-        return Torn(requests, found)
+        records = self._reader.read(outcomes, max(pointers.outcomes_end, end - TORN_WITHIN), end)
+        return Torn(requests, [record.offset for record in records if is_own(record, partition)])
 
     def _ended(self, partition: int, pointers: Pointers, torn: Torn) -> tuple[set[int], list[Outcome]]:
         """Return the offsets of all requests that have ended since the oldest pending one, and the last outcomes."""
@@ -314,9 +309,8 @@ class Heritage:
         recent: deque[Outcome] = deque(maxlen=REMEMBERED)
         known = self._reader.read(outcomes, max(self._known(outcomes)[0], start), pointers.outcomes_end)
         left = (record for place in torn.outcomes for record in self._reader.read(outcomes, place, place + 1))
-        own = own_key(partition)
         for record in chain(known, left):
-            if (record.key or b"").startswith(own):
+            if is_own(record, partition):
                 outcome = outcome_of(record)
                 if isinstance(outcome, Outcome):
                     ended.add(outcome.offset)
@@ -339,15 +333,6 @@ class Heritage:
         first, end = self._log.bounds(decisions)
         if next(iter(self._reader.read(decisions, first, end)), None) is not None:
             raise LedgerLost(lost(TopicPartition(self._topics.instances, partition), "the group has no position"))
-
-
-def own_key(partition: int) -> bytes:
-    """Return how the keys of a partition's requests and outcomes begin.
-
-    >>> own_key(3)
-    b'3-'
-    """
-    return b"%d-" % partition
 
 
 def lost(partition: TopicPartition, cause: str) -> str:

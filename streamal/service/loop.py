@@ -22,11 +22,11 @@ from streamal.sampler import SelectiveSampler
 from streamal.service.clerk import Clerk
 from streamal.service.committer import Committer
 from streamal.service.control import Control
-from streamal.service.ledgers import Heritage, Topics
+from streamal.service.ledgers import Heritage, Topics, encode_metadata
 from streamal.service.outbox import Holding, Outbox, Placed
 from streamal.service.own_records import outcome_of
 from streamal.service.snapshots import Checkpointer
-from streamal.transport.log import Membership, Reader, Record, TopicPartition
+from streamal.transport.log import Membership, Position, Reader, Record, TopicPartition
 from streamal.web.status import Phase
 
 logger = logging.getLogger(__name__)
@@ -225,6 +225,10 @@ class Loop:
         self.holdings[partition] = Holding.take_over(
             lane, found, reached, craft.sampler.version, craft.made_with, [asdict(skip) for skip in skips]
         )
+        if stored is None:
+            # Under at-least-once delivery a crash before the first positions would leave decisions without a ledger.
+            fresh = encode_metadata(lane.ledger(), found.pointers)
+            self._membership.confirm({instances: Position(found.position, fresh)})
         for place, position in ((instances, found.position), (answers, reached)):
             self._membership.seek(place, max([position, *(skip.next for skip in skips if skip.topic == place.topic)]))
 
@@ -257,9 +261,10 @@ class Loop:
         followed = self._follow()
         learned = fold(craft.sampler, followed, craft.observer)
         craft.checkpoint(share=self.shares)
-        self._retune()
-        now = round(craft.clock(), 3)
+        plans, now = self._control.poll(), round(craft.clock(), 3)
         outbox = self._outbox = Outbox(craft.topics, craft.sampler.version, now, self._control.version)
+        for partition in craft.sampler.replan(plans) if plans is not None else ():
+            outbox.replan(partition, self.holdings[partition], self._control.in_force())
         self._begun = time.monotonic()
         places = {record.key: record.offset for record in followed}
         for event in learned:
@@ -272,13 +277,6 @@ class Loop:
             self._clerk.match(outbox, self.holdings[record.partition], record)
         outbox.collect(craft.sampler.tick(outbox.now))
         return outbox
-
-    def _retune(self) -> None:
-        """Go on with another budget if somebody has set one."""
-        plans = self._control.poll()
-        for partition in self._craft.sampler.replan(plans) if plans is not None else ():
-            holding = self.holdings[partition]
-            holding.plan = holding.lane.plan.as_json()
 
     def _follow(self) -> list[Record]:
         """Return the outcomes that have come since: all of them, unless that would take too long."""

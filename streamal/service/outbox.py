@@ -49,9 +49,9 @@ class Placed:
 class Holding:
     """What the loop keeps of an owned partition: its lane, where it stands, and where its records lie.
 
-    `position` and `answers` are the next offsets to take in. `takeover` and `plan` are what the next audit record has
-    to say of a new owner and of a new plan; None once it is said. `adopted` holds the places of requests that a torn
-    transaction left, by instance offset.
+    `position` and `answers` are the next offsets to take in. `takeover`, `plan` and `orders` are what the next audit
+    record has to say of a new owner and of another plan; None once it is said. `adopted` holds the places of requests
+    that a torn transaction left, by instance offset; `skips` the stretches to leave out first.
     """
 
     lane: Lane
@@ -61,6 +61,7 @@ class Holding:
     index: RequestIndex
     takeover: Mapping[str, Any] | None
     plan: Mapping[str, Any] | None
+    orders: Sequence[Mapping[str, Any]] | None
     adopted: dict[int, int]
     skips: Sequence[Mapping[str, Any]]
 
@@ -77,6 +78,8 @@ class Holding:
         """Begin with what the former owner left; `skips` are the stretches to leave out before anything else."""
         takeover = {
             "position": found.position,
+            "answers": answers,
+            "plan": lane.plan.as_json(),
             "ledger_before": found.handover.ledger,
             "model_version": model_version,
             "warmed_from": lane.warmed_from,
@@ -91,7 +94,8 @@ class Holding:
             found.pointers,
             found.index,
             takeover,
-            lane.plan.as_json(),
+            None,
+            None,
             dict(found.torn.requests),
             skips,
         )
@@ -115,6 +119,7 @@ class Outbox:
         self.size = 0
         self._requests: list[tuple[int, int, int]] = []
         self._adopted: list[tuple[int, int]] = []
+        self._replanned: set[int] = set()
         self._outcomes: list[tuple[int, int]] = []
         self._spans: dict[TopicPartition, Span] = {}
         self.instances = 0
@@ -123,7 +128,12 @@ class Outbox:
     @property
     def empty(self) -> bool:
         """Whether there is nothing to commit."""
-        return not self.appends and not self._spans
+        return not self.appends and not self._spans and not self._replanned
+
+    def replan(self, partition: int, holding: Holding, orders: Sequence[Mapping[str, Any]]) -> None:
+        """Say that from here on a partition is sampled by its lane's new plan, even if nothing else happens to it."""
+        self._replanned.add(partition)
+        holding.plan, holding.orders = holding.lane.plan.as_json(), orders
 
     def cover(self, partition: TopicPartition, first: int, following: int) -> None:
         """Move the position of a partition."""
@@ -206,8 +216,10 @@ class Outbox:
         return Transaction(self.appends, positions, token)
 
     def _touched(self, partition: int) -> bool:
-        return any(place.partition == partition for place in self._spans) or any(
-            p == partition for _, p in self._outcomes
+        return (
+            partition in self._replanned
+            or any(place.partition == partition for place in self._spans)
+            or any(p == partition for _, p in self._outcomes)
         )
 
     def _audit(self, partition: int, ledger: Mapping[str, Any], holding: Holding) -> None:
@@ -223,9 +235,10 @@ class Outbox:
             pointers=holding.pointers,
             takeover=holding.takeover,
             plan=holding.plan,
+            orders=holding.orders,
             ledger_after=ledger,
         )
-        holding.takeover = holding.plan = None
+        holding.takeover = holding.plan = holding.orders = None
         self._append(self._topics.decisions, partition, record.encode(), str(partition))
 
     def _predict(self, event: InstancesDecided) -> None:

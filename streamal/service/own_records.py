@@ -20,7 +20,7 @@ def outcome_of(record: Record) -> Outcome | Moments:
     try:
         return decode_outcome(record.value or b"")
     except ValueError as error:
-        raise _foreign(record, error) from None
+        raise foreign(record, error) from None
 
 
 def request_of(record: Record) -> LabelRequest:
@@ -32,10 +32,17 @@ def request_of(record: Record) -> LabelRequest:
     try:
         return LabelRequest.decode(record.value or b"")
     except ValueError as error:
-        raise _foreign(record, error) from None
+        raise foreign(record, error) from None
 
 
-def _foreign(record: Record, error: ValueError) -> TransportError:
+def is_own(record: Record, partition: int) -> bool:
+    """Say whether a record of `label-requests` or `outcomes` is of a partition, by the key that its owner gave it."""
+    key = record.key or b""
+    return key.startswith(b"%d-" % partition) or key == b"moments-%d" % partition
+
+
+def foreign(record: Record, error: ValueError) -> TransportError:
+    """Return what to say of a record that no worker wrote."""
     return TransportError(
         f"{record.topic}-{record.partition}, offset {record.offset}: {error}; only workers of this stream may write "
         "there. Is the topic another stream's too, or open to others? Give this stream topics of its own ([topics]), "

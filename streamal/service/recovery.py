@@ -13,7 +13,7 @@ from streamal.errors import LedgerLost
 from streamal.messages import Outcome
 from streamal.service.audit import Audit, last_audit
 from streamal.service.ledgers import Pointers, Topics, decode_metadata, encode_metadata
-from streamal.service.own_records import outcome_of, request_of
+from streamal.service.own_records import is_own, outcome_of, request_of
 from streamal.transport.log import Log, Position, Reader, TopicPartition
 
 
@@ -92,10 +92,9 @@ class Recovery:
         ended: set[int] = set()
         outcomes_end = max(audit.pointers.outcomes_end, audit.model_version)
         for record in self._reader.read(outcomes, since, self._log.bounds(outcomes)[1]):
-            outcome = outcome_of(record)
-            if outcome.partition == p:
+            if is_own(record, p):
                 outcomes_end = max(outcomes_end, record.offset + 1)
-                if isinstance(outcome, Outcome):
+                if isinstance(outcome := outcome_of(record), Outcome):
                     ended.add(outcome.offset)
         requests_end = max([audit.pointers.requests_end, *(at + 1 for at, _ in made)])
         low = next((at for at, request in made if request.offset not in ended), requests_end)

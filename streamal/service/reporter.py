@@ -89,12 +89,15 @@ class Reporter:
     def _status(self, loop: Loop | None) -> Status:
         oldest = [h.lane.pending.oldest for h in loop.holdings.values()] if loop else []
         waiting = [request.requested_at for request in oldest if request is not None]
+        owned = [holding.lane.plan for holding in loop.holdings.values()] if loop else []
+        budget = (owned or self._plans)[0].budget
         return Status(
             pipeline=self._pipeline,
             phase=self._phase,
             beat=time.monotonic(),
             started_at=self._started_at,
-            rate=self._plans[0].budget.rate,
+            rate=budget.rate,
+            paused=budget.paused,
             partitions=self._partitions(loop) if loop else {},
             model_version=self._version(),
             answered=self._answered,
@@ -119,7 +122,7 @@ class Reporter:
                 seen=holding.lane.seen,
                 asked=holding.lane.asked,
                 allowed=holding.lane.allowed,
-                loan=self._plans[p].budget.loan,
+                loan=holding.lane.plan.budget.loan,
                 pending=len(holding.lane.pending),
                 lag=found[p],
                 stuck=self._progress.stuck(p),

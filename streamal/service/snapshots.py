@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
-from streamal.errors import ConfigError, ModelError, SnapshotRefused, TransportError
+from streamal.errors import ConfigError, ModelError, SnapshotRefused, StreamalError, TransportError
 from streamal.learning import snapshot
 from streamal.learning.allowed import Allowed
 from streamal.learning.fold import Fold
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 KEY_BYTES: Final = 32
 SMALL: Final = 2**20
 """Bytes; writing so many takes the loop about as long as forking it does, some 20 ms."""
+FINISH_WITHIN: Final = 5.0
+"""Seconds that an orderly end waits for a snapshot that is being saved; without it a restart folds a longer tail."""
 WRITTEN_WITHIN: Final = 60.0
 """Seconds for a child to write a model; a forest of 20 MB takes one."""
 
@@ -255,7 +257,9 @@ class Checkpointer:
     def finish(self, *, share: bool) -> None:
         """Wait for what is being saved, and save what has changed since; called once, at the orderly end."""
         if self._saving is not None:
-            self._saving.join()
+            self._saving.join(FINISH_WITHIN)
+            if self._saving.is_alive():
+                return
         if self._fold.version != self._version and self._possible:
             write = partial(snapshot.write, self._fold.model, self._store.allowed)
             self._store_away(write, self._fold.version, self._fold.last, share)
@@ -285,5 +289,5 @@ class Checkpointer:
             logger.warning("no snapshots will be saved; a restart folds the whole log: %s", error)
         except OSError as error:
             logger.warning("snapshot not saved, it is tried again when the next one is due: %s", error)
-        except TransportError as error:
+        except StreamalError as error:
             logger.warning("snapshot saved, but not shared; that is tried again with the next one: %s", error)

@@ -81,7 +81,7 @@ MEANINGS: Final = (
     (
         failed.CorruptRecordError,
         "a batch fails its checksum: a disk or a network path is damaged; restore the replica, or if it is lost for "
-        "good leave the batch out with `streamal skip`",
+        "good leave a batch of instances or answers out with `streamal skip`",
     ),
     (failed.AuthorizationError, "the principal lacks a right; `streamal topics acls` prints those that are needed"),
     (RetriableError, "the broker is away, overloaded or electing a leader; see the warnings of the logger kafka"),
@@ -94,8 +94,8 @@ def explain(error: BaseException) -> str:
     >>> explain(ValueError("Unrecognized partition 3"))
     'ValueError: Unrecognized partition 3'
     >>> explain(failed.CorruptRecordError("t-0")).partition(": a ")[2]
-    'disk or a network path is damaged; restore the replica, or if it is lost for good leave the batch out with \
-`streamal skip`)'
+    'disk or a network path is damaged; restore the replica, or if it is lost for good leave a batch of \
+instances or answers out with `streamal skip`)'
     """
     name, text = type(error).__name__, str(error)
     said = text if text.startswith(name) else f"{name}: {text}"

@@ -51,7 +51,8 @@ class Status:
     """One moment of the worker.
 
     `beat` is the monotonic clock's reading, in seconds, when the last turn of the loop ended; all other times are in
-    seconds since 1970, None for never. `rate` is the budgeted labelling rate; `accuracy` the prequential one on
+    seconds since 1970, None for never. `rate` is the budgeted labelling rate now, and `paused` says that
+    nothing is asked at all; `accuracy` the prequential one on
     answered requests, which were chosen for being hard. `rebalances`, `answered` and `learned` count since the process
     started.
     """
@@ -62,6 +63,7 @@ class Status:
     started_at: float
     rate: float
     partitions: Mapping[int, PartitionStatus] = field(default_factory=dict)
+    paused: bool = False
     model_version: int = 0
     answered: int = 0
     learned: int = 0

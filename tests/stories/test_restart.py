@@ -249,7 +249,7 @@ def test_without_its_ledger_nothing_is_decided(place: Place, staged: Callable[..
     code, message = refused(stage.worker(0))
     assert code == LedgerLost.exit_code
     assert "there are decisions on" in message
-    assert "Use the former transport.group, or topics of its own" in message
+    assert "streamal ledger recover" in message
     assert stage.positions() == before
     assert len(stage.read(stage.topics.label_requests)) == asked
 
