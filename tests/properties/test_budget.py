@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from specimens import Constant, stream
 
@@ -182,6 +182,20 @@ def test_what_a_limit_has_used_stays_with_that_limit() -> None:
     assert after.used == [(0, 0.0), (0, 1.0)]
 
 
+def test_a_limit_that_comes_back_within_its_period_has_not_forgotten() -> None:
+    daily = Limit("count", 1, 86_400.0)
+    first = Budget(BudgetPlan(rate=1.0, limits=(daily,)))
+    first.accrue(0.0, 10.0)
+    first.spend(1.0, explored=False)
+    without = Budget(BudgetPlan(rate=1.0))
+    without.restore(first.state())
+    again = Budget(BudgetPlan(rate=1.0, limits=(daily,)))
+    again.restore(without.state())
+    assert again.refusal(1.0, 0, free=True) == "limit_count"
+    without.accrue(0.0, 90_000.0)  # the period has ended, and the ledger stays small
+    assert without.state()["used"] == []
+
+
 def test_a_block_is_drawn_from_once_even_under_another_seed() -> None:
     for seed in range(50):
         blocks = Exploration(0.05, 0.05, Coin(seed, 0))
@@ -204,6 +218,8 @@ def test_a_share_of_nothing_is_refused(plan: BudgetPlan) -> None:
         plan.deal(4)
 
 
+@example(loan=20, share=1.0, stretches=[(0.005, False, 60), (0.2, False, 400)], seed=0, restarts=False)
+@example(loan=20, share=1.0, stretches=[(0.005, False, 60), (0.2, False, 400)], seed=1, restarts=True)
 @settings(max_examples=150, deadline=None)
 @given(
     loan=st.sampled_from([0, 0, 5, 20]),

@@ -1,0 +1,190 @@
+"""One worker in this process, transactions torn under its hands, and what the next owner and the replay make of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from streamal import assemble
+from streamal.errors import TransportError
+from streamal.service import control
+from streamal.service.control import Change
+from streamal.service.ledgers import decode_metadata
+from streamal.service.replay import PartitionReport
+from streamal.service.verify import verify
+from streamal.settings import load, revised
+from streamal.transport.log import Append, Position, Record, TopicPartition, Transaction
+
+INSTANCES = TopicPartition("instances", 0)
+TURNS = 20_000
+
+
+class Solo:
+    """A worker on a partition of its own, turned by hand."""
+
+    def __init__(self, directory: Path, **sections: Mapping[str, Any]) -> None:
+        self.settings = load(None)
+        own: dict[str, dict[str, Any]] = {
+            "transport": {"partitions": 1, "path": str(directory / "log.db")},
+            "delivery": {"commit_interval": 0.005},
+            "snapshot": {"directory": str(directory)},
+            "http": {"port": 0},
+        }
+        for section in own.keys() | sections.keys():
+            self.settings = revised(self.settings, section, own.get(section, {}) | dict(sections.get(section, {})))
+        self.log = assemble.open_log(self.settings)
+        self._writer = self.log.writer("feed")
+        self._fed = 0
+
+    def start(self) -> None:
+        """Start a worker that owns the partition after the first turns."""
+        self._opened = assemble.open_log(self.settings)
+        self._worker = assemble.build_service(self.settings, self._opened).worker
+        self._loop = self._worker.start()
+        self.turn(lambda: bool(self._loop.holdings))
+
+    def turn(self, until: Callable[[], bool]) -> None:
+        """Turn until something is true."""
+        for _ in range(TURNS):
+            if until():
+                return
+            self._worker.turn(self._loop)
+        pytest.fail("nothing came of it")
+
+    def stop(self) -> None:
+        """End in order."""
+        self._worker.stop()
+        self._worker.run()
+
+    def feed(self, count: int) -> None:
+        """Append instances, and wait until they are decided on and committed."""
+        rows = [
+            {"id": str(n), "features": {"x": n % 7 / 7, "y": n % 5 / 5}, "label": "ab"[n % 2]}
+            for n in range(self._fed, self._fed + count)
+        ]
+        self._fed += count
+        self._writer.append([Append("instances", 0, orjson.dumps(row)) for row in rows])
+        self.turn(lambda: self.position.offset == self._fed)
+
+    def tear(self, count: int, *, audited: bool = True) -> None:
+        """Let the transactions about the next instances show their records and never move the positions."""
+        writer = self._worker._committer._writer  # type: ignore[union-attr]
+
+        def commit(transaction: Transaction) -> Mapping[TopicPartition, Position]:
+            transaction.positions(writer.append([a for a in transaction.appends if audited or a.topic != "decisions"]))
+            message = "torn"
+            raise TransportError(message)
+
+        writer.commit = commit  # type: ignore[method-assign]
+        with pytest.raises(TransportError, match="torn"):
+            self.feed(count)
+        self._worker._membership.close()  # type: ignore[union-attr]
+        self._opened.close()
+
+    def order(self, **values: Any) -> None:
+        """Change settings of the budget while the worker runs."""
+        appends = [Change(key, value, "ada", 0.0).append("control") for key, value in values.items()]
+        version = self._writer.append(appends)[-1] + 1
+        self.turn(lambda: self._loop._control.version >= version)
+        for _ in range(50):
+            self._worker.turn(self._loop)
+
+    @property
+    def position(self) -> Position:
+        return self.log.positions(self.settings.transport.group, [INSTANCES]).get(INSTANCES, Position(0, ""))
+
+    def records(self, topic: str) -> Sequence[Record]:
+        place = TopicPartition(topic, 0)
+        return list(self.log.reader().read(place, *self.log.bounds(place)))
+
+    def keys(self, topic: str) -> Counter[bytes | None]:
+        """Count the records of a topic by their key, without moments."""
+        return Counter(record.key for record in self.records(topic) if not (record.key or b"").startswith(b"moments"))
+
+    def verify(self) -> PartitionReport:
+        return verify(assemble.subject_of(self.settings, self.log)).partitions[0]
+
+
+@pytest.fixture
+def solo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Solo]]:
+    monkeypatch.setattr(control, "POLL_EVERY", 0.0)
+    made: list[Solo] = []
+
+    def build(**sections: Mapping[str, Any]) -> Solo:
+        made.append(Solo(tmp_path, **sections))
+        return made[-1]
+
+    yield build
+    for one in made:
+        one.log.close()
+
+
+@pytest.mark.parametrize("audited", [True, False])
+@pytest.mark.parametrize("before", [0, 300])
+def test_what_a_torn_transaction_left_is_neither_asked_nor_learned_again(
+    solo: Callable[..., Solo], before: int, audited: bool
+) -> None:
+    at = solo(instance={"label": "label"}, strategy={"window": 32})
+    at.start()
+    if before:
+        at.feed(before)
+    at.tear(500, audited=audited and before > 0)
+    at.start()
+    at.feed(400)
+    at.stop()
+    at.start()  # the adopted requests belong to somebody for every later owner as well
+    at.feed(100)
+    at.stop()
+    assert set(at.keys("label-requests").values()) == {1}
+    assert at.keys("outcomes") == at.keys("label-requests")
+    found = at.verify()
+    assert found.differences == []
+    assert (found.torn, found.instances) == (1, before + 1_000)
+    ledger, _ = decode_metadata(at.position.metadata)
+    assert ledger["budget"]["asked"] == at.keys("label-requests").total()
+
+
+def test_orders_on_an_idle_partition_are_audited_one_by_one(solo: Callable[..., Solo]) -> None:
+    at = solo(strategy={"window": 32})
+    at.start()
+    at.feed(400)
+    at.order(rate=0.3)
+    at.order(rate=None)
+    at.feed(400)
+    at.stop()
+    plans = [audit for record in at.records("decisions") if (audit := orjson.loads(record.value or b""))["plan"]]
+    assert [audit["plan"]["budget"]["rate"] for audit in plans] == [0.3, 0.05]
+    assert [audit["orders"][0]["by"] for audit in plans] == ["ada", "ada"]
+    assert at.verify().differences == []
+
+
+def test_what_is_lost_at_a_takeover_is_found(solo: Callable[..., Solo]) -> None:
+    at = solo(strategy={"window": 32})
+    at.start()
+    at.feed(300)
+    at.stop()
+    held = at.position
+    at.log.set_positions(at.settings.transport.group, {INSTANCES: Position(held.offset + 60, held.metadata)})
+    at._writer.append([Append("instances", 0, b'{"features": {"x": 1.0}}')] * 60)
+    at._fed += 60
+    at.start()
+    at.feed(100)
+    at.stop()
+    assert any("began at instance 360, and the one before had ended at 300" in line for line in at.verify().differences)
+
+
+def test_another_config_is_named_beside_the_differences(solo: Callable[..., Solo]) -> None:
+    at = solo(instance={"label": "label"}, strategy={"window": 32})
+    at.start()
+    at.feed(300)
+    at.feed(300)
+    at.stop()
+    at.settings = revised(at.settings, "model", {"kind": "gaussian_nb"})
+    found = at.verify()
+    assert found.differences
+    assert any("verify with the config of that time" in note for note in found.notes)
