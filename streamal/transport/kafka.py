@@ -767,7 +767,8 @@ class PartitionReader:
 
     def __init__(self, cluster: Cluster) -> None:
         self._deadline = cluster.deadline
-        self._consumer = cluster.consumer(group_id=None, max_poll_records=5000)
+        # After each seek a poll sleeps for the backoff before it looks again, and a takeover seeks often.
+        self._consumer = cluster.consumer(group_id=None, max_poll_records=5000, retry_backoff_ms=5)
         self._followed: TopicPartition | None = None
         self._next = 0
 

@@ -269,10 +269,8 @@ class Cluster:
             auto_offset_reset="none",
             allow_auto_create_topics=False,
             fetch_max_wait_ms=milliseconds(FETCH_WAIT),
-            # After each seek a poll sleeps so long before it looks again, and a takeover seeks often.
-            retry_backoff_ms=5,
             metrics_enabled=False,
-            **options,
+            **{"retry_backoff_ms": 20, **options},
         )
 
     def member(self, group: str) -> KafkaConsumer:

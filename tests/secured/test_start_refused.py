@@ -170,7 +170,8 @@ def test_a_topic_with_other_partitions_is_named(kafka: Kafka, topic: str) -> Non
 def test_a_group_that_reads_something_else_is_named(secured: SecureBroker, kafka: Kafka) -> None:
     other, group = kafka.settings.topics.decisions, kafka.settings.transport.group
     with closing(KafkaConsumer(other, bootstrap_servers=secured.bootstrap, group_id=group)) as consumer:
-        until(lambda: [consumer.poll(timeout_ms=100), consumer.assignment()][1], "the other member has joined")
+        consumer.partitions_for_topic(other)  # else kafka-python may forget the join
+        until(lambda: [consumer.poll(timeout_ms=1000), consumer.assignment()][1], "the other member has joined")
         error = refusal(lambda: kafka.worker().start())
     assert type(error) is ConfigError
     assert f"the group {group} has members that read {other}" in str(error)
