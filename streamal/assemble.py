@@ -234,8 +234,11 @@ def check(settings: Settings) -> Model:
         ConfigError: settings that do not go together.
         ModelError: the model cannot be built.
     """
-    model = build_model(settings)
-    plans_of(settings, model.task, settings.transport.partitions)
+    model, strategy, types = build_model(settings), settings.strategy, settings.instance.types
+    numbers = not types or any(kind != "string" for kind in types.values())
+    registry.check(strategy.name, strategy.parameters, model.task, ensemble=model.ensemble, numbers=numbers)
+    plans = plans_of(settings, model.task, settings.transport.partitions)
+    plans[0].build_strategy(Fold(model))
     return model
 
 

@@ -40,7 +40,7 @@ from streamal.selection.budget import Budget, BudgetPlan, Limit
 from streamal.selection.coin import Coin
 from streamal.selection.exploration import Exploration
 from streamal.selection.registry import build
-from streamal.selection.strategy import QueryStrategy, Standing, StrategySpec
+from streamal.selection.strategy import Proposal, QueryStrategy, Standing, StrategySpec
 
 CLOCK_AHEAD: Final = 60.0
 """Seconds a record's timestamp may be ahead of this machine's clock; more would end a period before its time."""
@@ -180,14 +180,27 @@ class Lane:
         """Go on where the former owner of the partition stopped; called once, before anything else."""
         if ledger is not None:
             self._restore(ledger)
-            self._strategy.restore(ledger["strategy"])
         for request in requests:
             self.pending.add(request)
         for outcome in outcomes:
             self.pending.remove(outcome)
         self._adopted = {request.offset: request for request in adopted}
         self._adopted_end = max(self._adopted, default=-1) + 1
+        if self._strategy.recalls:
+            self._recall(requests, outcomes)
         self._warm(recent)
+        if ledger is not None:
+            self._strategy.restore(ledger["strategy"])
+
+    def _recall(self, requests: Sequence[LabelRequest], outcomes: Sequence[Outcome]) -> None:
+        """Show the strategy what is remembered of the requests, each once, and of what became of them."""
+        remembered: dict[int, Outcome | LabelRequest] = {outcome.offset: outcome for outcome in outcomes}
+        remembered.update((request.offset, request) for request in requests)
+        for _, made in sorted(remembered.items()):
+            proposal = Proposal(made.propensity, made.utility)
+            self._strategy.update(made.features, made.prediction, proposal, asked=True)
+        for outcome in outcomes:
+            self._strategy.resolved(outcome)
 
     def _warm(self, recent: Sequence[Instance]) -> None:
         if not recent or not self._strategy.warmup:
@@ -374,6 +387,7 @@ class Lane:
             resolved_at=round(now, 3),
         )
         self.pending.remove(corrected)
+        self._strategy.resolved(corrected)
         return RequestResolved(corrected, max(0.0, now - before.requested_at))
 
     def why_unmatched(self, partition: int, offset: int, answer: Answer) -> tuple[str, str]:
@@ -428,6 +442,7 @@ class Lane:
             revision=revision,
         )
         self.pending.remove(outcome)
+        self._strategy.resolved(outcome)
         return RequestResolved(outcome, max(0.0, now - request.requested_at))
 
     def moments_due(self, now: float) -> Moments | None:

@@ -43,11 +43,14 @@ class Constant:
     def __init__(self, prediction: Prediction, *, task: Task = "classification", scales: bool = False) -> None:
         self._prediction = prediction
         self.task = task
-        self.lookahead = False
+        self.lookahead = self.ensemble = False
         self.scales = scales
         self.classes: Collection[str] = ()
         self.learned: list[tuple[Features, Label, float]] = []
         self.merged: list[Mapping[str, Moment]] = []
+
+    def members(self, features: Features) -> list[Prediction]:
+        return [self._prediction] * 3
 
     def predict(self, batch: Sequence[Features]) -> list[Prediction]:
         return [self._prediction] * len(batch)
@@ -66,10 +69,15 @@ class Constant:
 
 
 class Settled(Constant):
-    """A model that knows the concept of `stream` fairly well and learns no more."""
+    """A model that knows the concept of `stream` fairly well and learns no more; three members see it a bit apart."""
 
     def __init__(self) -> None:
         super().__init__({})
+        self.ensemble = True
+
+    def members(self, features: Features) -> list[Prediction]:
+        x = _number(features["x"])
+        return [self.predict([{**features, "x": x + shift}])[0] for shift in (-0.3, 0.0, 0.2)]
 
     def predict(self, batch: Sequence[Features]) -> list[Prediction]:
         rare = [1.0 / (1.0 + math.exp(1.2 - 2.0 * _number(row["x"]) + _number(row["y"]))) for row in batch]

@@ -46,6 +46,13 @@ class Model(Protocol):
     def classes(self) -> Collection[str]:
         """The classes learned so far, none for a regression; how many there may be is for the caller to bound."""
 
+    @property
+    def ensemble(self) -> bool:
+        """Whether several members vote, as a committee strategy needs it."""
+
+    def members(self, features: Features) -> list[Prediction]:
+        """Predict one instance by each member of an ensemble; by a single model, or before the first example, `[]`."""
+
     def predict(self, batch: Sequence[Features]) -> list[Prediction]:
         """Predict each instance; changes nothing, not even on names never seen, and never raises for valid features."""
 

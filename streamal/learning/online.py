@@ -17,6 +17,9 @@ import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
+from river.base import Ensemble
+from river.compose import Pipeline
+
 from streamal.learning.encoding import Columns, Encoding
 from streamal.learning.model import FAILURES
 from streamal.learning.scaling import Scaling
@@ -81,6 +84,21 @@ class OnlineModel:
     def classes(self) -> Collection[str]:
         """The classes, in the order they were first learned."""
         return self._labels.keys()
+
+    @property
+    def ensemble(self) -> bool:
+        """Whether the estimator is made of several."""
+        return isinstance(self.estimator, Ensemble)
+
+    def members(self, features: Features) -> list[Prediction]:
+        """Predict one instance by each member of the ensemble."""
+        if not (self.ensemble and self._learned):
+            return []
+        columns, labels = self._columns(self._encoding.encode(features), features), list(self._labels)
+        if self._task == "regression":
+            return [{VALUE: float(member.predict_one(columns))} for member in self.estimator]
+        found = (member.predict_proba_one(columns) for member in self.estimator)
+        return [{labels[code]: float(share) for code, share in sorted(said.items())} for said in found]
 
     def predict(self, batch: Sequence[Features]) -> list[Prediction]:
         """Predict each instance; `{}` before the first example. Only the scorer is kept for the next batch."""
@@ -188,6 +206,24 @@ class FactoryModel:
         """The classes, in the order they were first learned."""
         return self._labels.keys()
 
+    @property
+    def ensemble(self) -> bool:
+        """Whether the last step is made of several estimators."""
+        return isinstance(last_step(self.estimator), Ensemble)
+
+    def members(self, features: Features) -> list[Prediction]:
+        """Predict one instance by each member of the ensemble, behind the transformers."""
+        if not (self.ensemble and self._known):
+            return []
+        columns = self._present(features)
+        try:
+            if isinstance(self.estimator, Pipeline):
+                for step in list(self.estimator.steps.values())[:-1]:
+                    columns = step.transform_one(columns)
+            return [self._said(member, columns) for member in last_step(self.estimator)]
+        except FAILURES:
+            return []
+
     def predict(self, batch: Sequence[Features]) -> list[Prediction]:
         """Predict each instance; `{}` before the first example."""
         if not self._known:
@@ -213,14 +249,28 @@ class FactoryModel:
         return copy.deepcopy(self)
 
     def _predict_one(self, features: Features) -> Prediction:
-        known = {name: value for name, value in features.items() if value is not None and name in self._known}
         try:
-            if self._task == "regression":
-                prediction = {VALUE: float(self.estimator.predict_one(known))}
-            else:
-                found = self.estimator.predict_proba_one(known)
-                prediction = {str(label): float(probability) for label, probability in found.items()}
+            return self._said(self.estimator, self._present(features))
         except FAILURES:
             # A pipeline that cannot take an instance knows nothing about it; the loop must not end over it.
             return {}
+
+    def _present(self, features: Features) -> dict[str, Any]:
+        """Return the features that are there and were learned before."""
+        return {name: value for name, value in features.items() if value is not None and name in self._known}
+
+    def _said(self, estimator: Any, columns: Mapping[str, Any]) -> Prediction:
+        """Return what an estimator says, nothing if that is not finite."""
+        if self._task == "regression":
+            prediction = {VALUE: float(estimator.predict_one(columns))}
+        else:
+            found = estimator.predict_proba_one(columns)
+            prediction = {str(label): float(probability) for label, probability in found.items()}
         return prediction if all(map(math.isfinite, prediction.values())) else {}
+
+
+def last_step(estimator: Any) -> Any:
+    """Return the last step of a pipeline, or the estimator itself."""
+    while isinstance(estimator, Pipeline) and estimator.steps:
+        estimator = list(estimator.steps.values())[-1]
+    return estimator

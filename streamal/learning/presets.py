@@ -27,7 +27,7 @@ from streamal.errors import ModelError
 from streamal.learning.encoding import Indicators, Words
 from streamal.learning.estimators import FlooredSplitter, LeanGaussianNB, PortableSoftmax
 from streamal.learning.model import Model
-from streamal.learning.online import FactoryModel, OnlineModel
+from streamal.learning.online import FactoryModel, OnlineModel, last_step
 from streamal.learning.scaling import Scaling
 from streamal.messages import Task
 
@@ -133,13 +133,6 @@ def call_factory(path: str) -> Any:
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, NotImplementedError) as error:
         message = f"model.factory {path!r} failed: {type(error).__name__}: {error}; it is called without arguments"
         raise ModelError(message) from error
-
-
-def last_step(estimator: Any) -> Any:
-    """Return the last step of a pipeline, or the estimator itself."""
-    while isinstance(estimator, compose.Pipeline) and estimator.steps:
-        estimator = list(estimator.steps.values())[-1]
-    return estimator
 
 
 def replace_last(estimator: Any, last: Any) -> Any:

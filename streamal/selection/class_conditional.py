@@ -16,15 +16,13 @@ after Scheffer, Decomain, Wrobel (2001). The combination is streamal's own.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right, insort
-from collections import deque
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
 from streamal.messages import Features, Prediction, best_label
-from streamal.selection.strategy import Proposal, Standing, StrategySpec
+from streamal.selection.strategy import Proposal, Standing, StrategySpec, Unmindful
 from streamal.selection.threshold import steered_rate
 from streamal.selection.utility import log_margin, top_two
+from streamal.selection.window import Ranking
 
 LATE_FROM: Final = 16
 DECAY: Final = 0.998
@@ -47,40 +45,6 @@ def leaders(prediction: Prediction) -> tuple[str | None, float, float]:
         return (b, q, p) if q > p else (a, p, q)
     label = best_label(prediction)
     return (label, *top_two(prediction))
-
-
-class Ranking:
-    """The last `size` scores of one class, kept sorted beside their order of arrival."""
-
-    __slots__ = ("_arrived", "_size", "_sorted")
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._arrived: deque[float] = deque()
-        self._sorted: list[float] = []
-
-    def place(self, score: float) -> tuple[float, float]:
-        """Return the ends of the p-value of a score: the shares of scores above it, and of those and its equals.
-
-        >>> ranking = Ranking(4)
-        >>> for score in (1.0, 2.0, 2.0): ranking.add(score)
-        >>> ranking.place(2.0)
-        (0.0, 0.75)
-        """
-        total = len(self._sorted)
-        upto = bisect_right(self._sorted, score)
-        tied = upto and self._sorted[upto - 1] == score
-        ties = upto - bisect_left(self._sorted, score) if tied else 0
-        low = (total - upto) / (total + 1)
-        return low, low + (ties + 1) / (total + 1)
-
-    def add(self, score: float) -> None:
-        """Take in a score and let the oldest go."""
-        if len(self._arrived) == self._size:
-            oldest = self._arrived.popleft()
-            del self._sorted[bisect_left(self._sorted, oldest)]
-        self._arrived.append(score)
-        insort(self._sorted, score)
 
 
 class Shares:
@@ -122,7 +86,7 @@ class Shares:
             self._increment = 1.0
 
 
-class ClassConditional:
+class ClassConditional(Unmindful):
     """The default strategy; its soft state is a window of scores per predicted class and the class shares."""
 
     def __init__(self, spec: StrategySpec) -> None:
@@ -160,10 +124,3 @@ class ClassConditional:
         utility = proposal[1]
         ranking.add(math.inf if utility != utility else utility)
         self._shares.add(label)
-
-    def state(self) -> dict[str, Any]:
-        """Nothing exact: the windows are soft."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""

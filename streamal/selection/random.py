@@ -6,18 +6,13 @@ whole allowance is spent (a plain Bernoulli draw behind a hard budget loses some
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from streamal.messages import Features, Prediction
-from streamal.selection.strategy import Proposal, Standing, StrategySpec
+from streamal.selection.strategy import Proposal, Standing, StrategySpec, Unmindful
 from streamal.selection.threshold import steered_rate
 
 
-class Random:
+class Random(Unmindful):
     """Asks with the budgeted rate whatever the prediction."""
-
-    warmup = 0
 
     def __init__(self, spec: StrategySpec) -> None:
         pass
@@ -25,16 +20,6 @@ class Random:
     def propose(self, features: Features, prediction: Prediction, standing: Standing) -> Proposal:
         """Return the rate."""
         return Proposal(min(1.0, steered_rate(standing)), 0.0)
-
-    def update(self, features: Features, prediction: Prediction, proposal: Proposal, *, asked: bool) -> None:
-        """Nothing to note."""
-
-    def state(self) -> dict[str, Any]:
-        """Nothing to keep."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
 
 
 class Periodic(Random):

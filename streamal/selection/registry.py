@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final
@@ -17,11 +17,18 @@ from streamal.selection.uncertainty import FixedUncertainty, RandomisedUncertain
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """How a strategy is built, which parameters it takes, and for which tasks it is meant."""
+    """How a strategy is built, which parameters it takes, for which tasks it is meant, and what it needs.
+
+    Some need an ensemble as their model, some features that are numbers. `exact` ones go on after a takeover as if
+    nothing had happened, once their windows are filled; the others go on with what could be rebuilt.
+    """
 
     build: Callable[[StrategySpec], QueryStrategy]
     parameters: tuple[str, ...] = ()
     tasks: tuple[Task, ...] = ("classification",)
+    ensemble: bool = False
+    numbers: bool = False
+    exact: bool = True
 
 
 BOTH: Final[tuple[Task, ...]] = ("classification", "regression")
@@ -37,31 +44,47 @@ STRATEGIES: Final[Mapping[str, Entry]] = {
 }
 
 
-def check(name: str, parameters: Mapping[str, object], task: Task) -> None:
-    """Refuse a strategy that does not exist, does not know a parameter, or does not fit the task.
+def check(
+    name: str, parameters: Mapping[str, object], task: Task, *, ensemble: bool = True, numbers: bool = True
+) -> None:
+    """Refuse a strategy that does not exist, does not know a parameter, or does not fit the model and the features.
 
-    >>> check("randm", {}, "classification")
+    >>> check("randm", {}, "classification")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    streamal.errors.ConfigError: strategy.name = 'randm' does not exist; did you mean 'random'? There are: \
-class_conditional, random, periodic, fixed_uncertainty, variable_uncertainty, randomised_uncertainty, split
+    streamal.errors.ConfigError: strategy.name = 'randm' does not exist; did you mean 'random'? There are: class_...
     """
     if name not in STRATEGIES:
-        near = get_close_matches(name, STRATEGIES, 1)
-        hint = f"; did you mean '{near[0]}'?" if near else "."
-        message = f"strategy.name = '{name}' does not exist{hint} There are: {', '.join(STRATEGIES)}"
+        message = f"strategy.name = '{name}' does not exist{_hint(name, STRATEGIES)} There are: {', '.join(STRATEGIES)}"
         raise ConfigError(message)
     entry = STRATEGIES[name]
     if unknown := sorted(set(parameters) - set(entry.parameters)):
         known = ", ".join(entry.parameters) or "none"
-        message = f"strategy.parameters.{unknown[0]} is unknown to '{name}'; it takes: {known}"
+        hint = _hint(unknown[0], entry.parameters)
+        message = f"strategy.parameters.{unknown[0]} is unknown to '{name}'{hint} It takes: {known}"
         raise ConfigError(message)
     if task not in entry.tasks:
+        needs = "class probabilities" if "classification" in entry.tasks else "a number as its prediction"
         fitting = ", ".join(other for other, found in STRATEGIES.items() if task in found.tasks)
+        message = f"strategy.name = '{name}' needs {needs} and the model is for {task}; use one of: {fitting}"
+        raise ConfigError(message)
+    if entry.ensemble and not ensemble:
         message = (
-            f"strategy.name = '{name}' needs class probabilities and the model is for {task}; use one of: {fitting}"
+            f"strategy.name = '{name}' needs a model with several members, which disagree, and this one is single; set "
+            "model.kind = 'adaptive_forest', or give a model.factory that returns one of River's ensembles"
         )
         raise ConfigError(message)
+    if entry.numbers and not numbers:
+        message = (
+            f"strategy.name = '{name}' measures distances between numbers, and instance.types declares none; declare "
+            "numeric features, or use class_conditional, which looks at predictions only"
+        )
+        raise ConfigError(message)
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = get_close_matches(name, list(known), 1)
+    return f"; did you mean '{near[0]}'?" if near else "."
 
 
 def build(name: str, spec: StrategySpec, task: Task) -> QueryStrategy:

@@ -4,20 +4,25 @@ A strategy says how probable asking *should* be; the budget has the last word, a
 never counts labels and never tosses: it reads `Standing`, which the sampler keeps. One object serves one partition. A
 strategy is one file of this folder plus one line in `streamal.selection.registry`.
 
-`propose` changes nothing and may be called any number of times. `update` is the only mutation and is called exactly
-once per instance, in offset order, after the decision. State comes in two kinds: `state()` is small (a few numbers),
-exact, and kept in the ledger; everything else is soft: a new owner builds it anew by calling `update` for the last
-`warmup` instances before its position, as not asked.
+`propose` changes nothing and may be called any number of times. `update` is called exactly once per instance, in offset
+order, after the decision; `resolved` once per outcome, in the order they are written. Nothing else changes anything.
+
+State comes in two kinds. `state()` is small (a few numbers), exact, and kept in the ledger. Everything else is soft: a
+new owner builds it anew before it calls `restore`, which has the last word. It calls `update` as asked for each request
+that is remembered, and `resolved` for each of their outcomes, if the strategy `recalls`; then `update` as not asked for
+the last `warmup` instances before its position.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from streamal.errors import ConfigError
 from streamal.learning.model import Model
-from streamal.messages import Features, Prediction
+from streamal.messages import Features, Outcome, Prediction
 
 
 class Proposal(NamedTuple):
@@ -55,26 +60,110 @@ class QueryStrategy(Protocol):
 
     warmup: int
     """How many past instances a new owner shows to `update` to rebuild the soft state; 0 if there is none."""
+    recalls: bool
+    """Whether a new owner shows it the remembered requests and their outcomes as well."""
 
     def propose(self, features: Features, prediction: Prediction, standing: Standing) -> Proposal:
         """Say how probable asking should be; changes nothing."""
 
     def update(self, features: Features, prediction: Prediction, proposal: Proposal, *, asked: bool) -> None:
-        """Take note of the instance just decided: the only mutation."""
+        """Take note of the instance just decided."""
+
+    def resolved(self, outcome: Outcome) -> None:
+        """Take note of what became of a request of this partition; its label has not been learned yet."""
 
     def state(self) -> dict[str, Any]:
         """Return the exact state as a small JSON object."""
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state`."""
+        """Go on from a `state`; an empty one, as a former version may have left it, is a fresh start."""
+
+
+class Unmindful:
+    """The parts of the contract for a strategy that keeps nothing, to be replaced by what it does keep."""
+
+    warmup: int = 0
+    recalls: bool = False
+
+    def update(self, features: Features, prediction: Prediction, proposal: Proposal, *, asked: bool) -> None:
+        """Take note of nothing."""
+
+    def resolved(self, outcome: Outcome) -> None:
+        """Take note of nothing."""
+
+    def state(self) -> dict[str, Any]:
+        """Keep nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Restore nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class StrategySpec:
-    """What a strategy is built from."""
+    """What a strategy is built from; its own parameters are read by `number`, `whole`, `choice` and `switch`."""
 
     rate: float
     window: int
     parameters: Mapping[str, Any]
     model: Callable[[], Model]
     """The model as it stands now, for strategies that look inside it."""
+
+    def number(
+        self,
+        name: str,
+        default: float,
+        *,
+        least: float = -math.inf,
+        most: float = math.inf,
+        above: float = -math.inf,
+        below: float = math.inf,
+    ) -> float:
+        """Return a parameter that is a number within its bounds.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        value = self.parameters.get(name, default)
+        fits = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not (fits and least <= value <= most and above < value < below):
+            bounds = (("from", least), ("to", most), ("above", above), ("below", below))
+            said = " ".join(f"{word} {bound:g}" for word, bound in bounds if math.isfinite(bound))
+            raise self._refusal(name, value, f"a number {said}".strip(), default)
+        return float(value)
+
+    def whole(self, name: str, default: int, *, least: int, most: int) -> int:
+        """Return a parameter that is a whole number within its bounds.
+
+        Raises:
+            ConfigError: it is none.
+        """
+        value = self.parameters.get(name, default)
+        if type(value) is not int or not least <= value <= most:
+            raise self._refusal(name, value, f"a whole number from {least} to {most}", default)
+        return value
+
+    def choice(self, name: str, default: str, options: Sequence[str]) -> str:
+        """Return a parameter that is one of a few words.
+
+        Raises:
+            ConfigError: it is none of them.
+        """
+        value = self.parameters.get(name, default)
+        if value not in options:
+            raise self._refusal(name, value, f"one of {', '.join(options)}", default)
+        return str(value)
+
+    def switch(self, name: str, *, default: bool) -> bool:
+        """Return a parameter that is true or false.
+
+        Raises:
+            ConfigError: it is neither.
+        """
+        value = self.parameters.get(name, default)
+        if type(value) is not bool:
+            raise self._refusal(name, value, "true or false", default)
+        return value
+
+    def _refusal(self, name: str, value: object, expected: str, default: object) -> ConfigError:
+        return ConfigError(f"strategy.parameters.{name} = {value!r}: expected {expected}, such as {default}")

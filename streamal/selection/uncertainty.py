@@ -12,9 +12,8 @@ from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Any, Final
 
-from streamal.errors import ConfigError
 from streamal.messages import Features, Prediction
-from streamal.selection.strategy import Proposal, Standing, StrategySpec
+from streamal.selection.strategy import Proposal, Standing, StrategySpec, Unmindful
 from streamal.selection.threshold import spill, steered_rate
 from streamal.selection.utility import top_two
 
@@ -25,13 +24,11 @@ LEAST_THETA: Final = 1e-12
 MOST_THETA: Final = 1e12
 
 
-class FixedUncertainty:
+class FixedUncertainty(Unmindful):
     """Asks when p1 is at most ``1/C + rate * (1 - 1/C)``, with C the number of classes known."""
 
-    warmup = 0
-
     def __init__(self, spec: StrategySpec) -> None:
-        self._spill = bool(spec.parameters.get("spill", True))
+        self._spill = spec.switch("spill", default=True)
 
     def propose(self, features: Features, prediction: Prediction, standing: Standing) -> Proposal:
         """Compare the largest probability with the bar."""
@@ -46,16 +43,6 @@ class FixedUncertainty:
         bar = 1.0 / classes + rate * (1.0 - 1.0 / classes)
         return float(not best > bar)
 
-    def update(self, features: Features, prediction: Prediction, proposal: Proposal, *, asked: bool) -> None:
-        """Nothing to note: the bar is fixed."""
-
-    def state(self) -> dict[str, Any]:
-        """Nothing to keep."""
-        return {}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
-
 
 class VariableUncertainty(FixedUncertainty):
     """Asks when p1 is below a bar that falls by the part `step` (0.01) with each request and rises by it otherwise.
@@ -65,10 +52,7 @@ class VariableUncertainty(FixedUncertainty):
 
     def __init__(self, spec: StrategySpec) -> None:
         super().__init__(spec)
-        self._step = float(spec.parameters.get("step", STEP))
-        if not 0.0 < self._step < 1.0:
-            message = f"strategy.parameters.step = {self._step}: expected a number between 0 and 1, such as {STEP}"
-            raise ConfigError(message)
+        self._step = spec.number("step", STEP, above=0.0, below=1.0)
         self._theta = 1.0
 
     def wish(self, best: float, classes: int, rate: float) -> float:
@@ -109,12 +93,7 @@ class Split(VariableUncertainty):
 
     def __init__(self, spec: StrategySpec) -> None:
         super().__init__(spec)
-        self._random = float(spec.parameters.get("random", RANDOM_PART))
-        if not 0.0 <= self._random <= 1.0:
-            message = (
-                f"strategy.parameters.random = {self._random}: expected a number from 0 to 1, such as {RANDOM_PART}"
-            )
-            raise ConfigError(message)
+        self._random = spec.number("random", RANDOM_PART, least=0.0, most=1.0)
 
     def wish(self, best: float, classes: int, rate: float) -> float:
         """Mix the two."""

@@ -9,7 +9,7 @@ from random import Random
 
 import orjson
 import pytest
-from specimens import Constant, Partition, Settled, logistic, stream
+from specimens import Constant, Partition, Settled, logistic, stream, truth
 
 from streamal.annotate.oracle import Oracle
 from streamal.errors import ConfigError
@@ -17,7 +17,7 @@ from streamal.evaluate.simulate import Simulation, simulate
 from streamal.evaluate.stream import Row
 from streamal.lane import SamplingPlan
 from streamal.learning import presets
-from streamal.messages import VALUE, Features, Label, LabelRequest, Prediction, Task
+from streamal.messages import VALUE, Features, Label, LabelRequest, Outcome, Prediction, Task
 from streamal.selection.budget import BudgetPlan
 from streamal.selection.registry import STRATEGIES, build, check
 from streamal.selection.strategy import Proposal, QueryStrategy, Standing, StrategySpec
@@ -74,15 +74,49 @@ def cases(count: int, seed: int = 0) -> Iterator[tuple[Features, Prediction, Sta
         yield instance.features, prediction, random.choice(STANDINGS)
 
 
-def show(strategy: QueryStrategy, seen: list[tuple[Features, Prediction, Standing]], seed: int = 1) -> list[str]:
-    """Propose and update for each; returns the proposals in a form in which a NaN equals itself."""
+def show(
+    strategy: QueryStrategy,
+    seen: list[tuple[Features, Prediction, Standing]],
+    seed: int = 1,
+    outcomes: list[Outcome] | None = None,
+) -> list[str]:
+    """Propose, update and resolve for each; returns the proposals in a form in which a NaN equals itself."""
     random = Random(seed)
     found = []
-    for features, prediction, standing in seen:
+    for number, (features, prediction, standing) in enumerate(seen):
         proposal = strategy.propose(features, prediction, standing)
         found.append(repr(proposal))
-        strategy.update(features, prediction, proposal, asked=random.random() < proposal.propensity)
+        asked = random.random() < proposal.propensity
+        strategy.update(features, prediction, proposal, asked=asked)
+        if asked:
+            outcome = outcome_about(number, features, prediction, proposal)
+            strategy.resolved(outcome)
+            if outcomes is not None:
+                outcomes.append(outcome)
     return found
+
+
+def outcome_about(offset: int, features: Features, prediction: Prediction, proposal: Proposal) -> Outcome:
+    """Return what an answered request leaves."""
+    return Outcome(
+        kind="learned",
+        partition=0,
+        offset=offset,
+        instance_id=str(offset),
+        features=features,
+        label=truth(features),
+        weight=1.0,
+        prediction=prediction,
+        utility=proposal.utility,
+        propensity=proposal.propensity,
+        reason="exploration" if offset % 5 == 0 else "uncertainty",
+        would_select=True,
+        strategy="",
+        model_version=0,
+        requested_at=float(offset),
+        resolved_at=float(offset),
+        annotator=None,
+    )
 
 
 @by_name
@@ -122,17 +156,23 @@ def test_the_same_seed_makes_the_same_requests(name: str) -> None:
 
 
 @by_name
-def test_it_goes_on_from_its_state_and_its_warm_up(name: str) -> None:
-    seen = list(cases(200))
+def test_it_goes_on_from_its_state_and_what_is_remembered(name: str) -> None:
+    seen, outcomes = list(cases(200)), list[Outcome]()
     former, heir = new(name), new(name)
     assert not former.warmup or former.warmup >= len(seen)
-    show(former, seen[:150])
-    heir.restore(orjson.loads(orjson.dumps(former.state())))
+    show(former, seen[:150], outcomes=outcomes)
+    for outcome in outcomes if heir.recalls else []:
+        proposal = Proposal(outcome.propensity, outcome.utility)
+        heir.update(outcome.features, outcome.prediction, proposal, asked=True)
+    for outcome in outcomes if heir.recalls else []:
+        heir.resolved(outcome)
     for features, prediction, _ in seen[:150] if heir.warmup else []:
         proposal = heir.propose(features, prediction, Standing(RATE, 23.0))
         heir.update(features, prediction, proposal, asked=False)
+    heir.restore(orjson.loads(orjson.dumps(former.state())))
     assert heir.state() == former.state()
-    assert show(heir, seen[150:]) == show(former, seen[150:])
+    expected, found = show(former, seen[150:]), show(heir, seen[150:])
+    assert found == expected or not STRATEGIES[name].exact
 
 
 @by_name
@@ -225,9 +265,9 @@ def test_the_ledger_stays_small(name: str) -> None:
 def test_a_name_or_parameter_that_is_wrong_is_explained() -> None:
     with pytest.raises(ConfigError, match="did you mean 'class_conditional'"):
         check("class_conditonal", {}, "classification")
-    with pytest.raises(ConfigError, match=r"parameters\.stpe is unknown to 'split'; it takes: spill, step, random"):
+    with pytest.raises(ConfigError, match=r"parameters\.stpe is unknown to 'split'.*'step'\? It takes: spill, step"):
         check("split", {"stpe": 1}, "classification")
     with pytest.raises(ConfigError, match=r"needs class probabilities.*random, periodic"):
         check("split", {}, "regression")
-    with pytest.raises(ConfigError, match="it takes: none"):
+    with pytest.raises(ConfigError, match="It takes: none"):
         check("random", {"step": 1}, "classification")

@@ -27,8 +27,12 @@ class Fragile:
         self._error = error
         self.task = model.task
         self.lookahead = model.lookahead
+        self.ensemble = model.ensemble
         self.scales = model.scales
         self.classes = model.classes
+
+    def members(self, features: Features) -> list[Prediction]:
+        return self._model.members(features)
 
     def predict(self, batch: Sequence[Features]) -> list[Prediction]:
         return self._model.predict(batch)

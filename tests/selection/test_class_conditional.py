@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from specimens import Constant
 
 from streamal.messages import Prediction
-from streamal.selection.class_conditional import LATE_FROM, ClassConditional, Ranking, Shares
+from streamal.selection.class_conditional import LATE_FROM, ClassConditional, Shares
 from streamal.selection.strategy import Standing, StrategySpec
 from streamal.selection.threshold import steered_rate
+from streamal.selection.window import Ranking
 
 RATE = 0.1
 WINDOW = 64
