@@ -15,6 +15,7 @@ import orjson
 from rich.console import Console
 from rich.progress import Progress, TaskID
 
+from streamal import pooling
 from streamal.annotate.oracle import Oracle
 from streamal.decoding import AnswerDecoder, InstanceDecoder, InstanceFormat
 from streamal.errors import ConfigError
@@ -23,6 +24,7 @@ from streamal.evaluate.stream import read
 from streamal.lane import SamplingPlan
 from streamal.learning import allowed, presets
 from streamal.learning.allowed import Allowed
+from streamal.learning.drift import StreamWatch, WatchedModel
 from streamal.learning.fold import Fold
 from streamal.learning.model import Model
 from streamal.messages import Task
@@ -137,10 +139,21 @@ def build_model(settings: Settings) -> Model:
     Raises:
         ModelError: there is none of that name, or the factory does not give one.
     """
-    model = settings.model
-    if model.factory:
-        return presets.from_factory(model.factory)
-    return presets.build(model.kind, parameters=model.parameters, scaling=model.scaling, seed=settings.strategy.seed)
+    chosen, drift = settings.model, settings.drift
+    if chosen.factory:
+        model: Model = presets.from_factory(chosen.factory)
+    else:
+        seed = settings.strategy.seed
+        model = presets.build(chosen.kind, parameters=chosen.parameters, scaling=chosen.scaling, seed=seed)
+    if not watches(settings):
+        return model
+    heard = None if drift.errors == "off" else drift.errors
+    return WatchedModel(model, heard=heard, adapts=drift.adaptation == "active", gathers=drift.features)
+
+
+def watches(settings: Settings) -> bool:
+    """Say whether something of the drift's detection is part of the model."""
+    return settings.drift.errors != "off" or settings.drift.features
 
 
 def plans_of(settings: Settings, task: Task, partitions: int, *, paused: bool = False) -> list[SamplingPlan]:
@@ -238,14 +251,17 @@ def check(settings: Settings) -> Model:
     numbers = not types or any(kind != "string" for kind in types.values())
     registry.check(strategy.name, strategy.parameters, model.task, ensemble=model.ensemble, numbers=numbers)
     plans = plans_of(settings, model.task, settings.transport.partitions)
-    plans[0].build_strategy(Fold(model))
+    chooser = plans[0].build_strategy(Fold(model)).pools
+    if chooser is not None and "pool_window" in strategy.parameters:
+        pooling.check(chooser.size, plans[0].budget)
     return model
 
 
 def config_hash(settings: Settings) -> str:
     """Return what a snapshot depends on besides the log: the model's settings, in short."""
-    text = orjson.dumps([settings.model.model_dump(mode="json"), settings.strategy.seed, settings.topics.outcomes])
-    return sha256(text).hexdigest()[:16]
+    drift = settings.drift.model_dump(mode="json", exclude={"utilities"})
+    parts = [settings.model.model_dump(mode="json"), drift, settings.strategy.seed, settings.topics.outcomes]
+    return sha256(orjson.dumps(parts)).hexdigest()[:16]
 
 
 def snapshot_store(settings: Settings) -> SnapshotStore:
@@ -274,9 +290,10 @@ def slot_of(settings: Settings) -> str:
 def allowed_in(settings: Settings) -> Allowed:
     """Return what snapshots of the model may be made of."""
     chosen = settings.model
+    around = allowed.WATCHED if watches(settings) else frozenset()
     if not chosen.factory:
-        return allowed.ALLOWED[chosen.kind]
-    return allowed.allowed_in(build_model(settings), chosen.factory.partition(":")[0].partition(".")[0])
+        return allowed.ALLOWED[chosen.kind] | around
+    return allowed.allowed_in(build_model(settings), chosen.factory.partition(":")[0].partition(".")[0]) | around
 
 
 def build_service(settings: Settings, log: Log) -> Service:
@@ -299,7 +316,8 @@ def build_service(settings: Settings, log: Log) -> Service:
         instances=topics.instances,
         answers=topics.answers,
     )
-    reporter = Reporter(settings.pipeline, plans, metrics, lambda: fold.version, lambda: checkpointer.saved_at)
+    watch = StreamWatch(utilities=settings.drift.utilities, features=settings.drift.features)
+    reporter = Reporter(settings.pipeline, plans, metrics, lambda: fold.version, lambda: checkpointer.saved_at, watch)
     craft = Craft(
         topics=topics,
         sampler=SelectiveSampler(plans, fold),

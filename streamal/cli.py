@@ -13,6 +13,7 @@ import click
 from streamal.errors import StreamalError, TransportError
 
 if TYPE_CHECKING:
+    from streamal.annotate.oracle import DelayDistribution
     from streamal.service.control import Change
     from streamal.service.inspection import Inspection
     from streamal.service.verify import Report
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from streamal.transport.log import Log
 
 DEFAULT_CONFIG: Final = Path("streamal.toml")
+DELAYS: Final = ("constant", "exponential", "lognormal")
 TOPICS: Final = ("instances", "label-requests", "answers", "outcomes", "decisions", "dead-letters", "predictions")
 
 
@@ -220,6 +222,7 @@ def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
         "streamal simulate stream.csv.gz --rate 0.05",
         "streamal simulate stream.csv --strategy class_conditional --strategy random",
         "streamal simulate stream.csv --seed 0 --seed 1 --seed 2 --plot curves.png",
+        "streamal simulate stream.csv --delay 500 --delay-distribution lognormal",
         "streamal simulate stream.jsonl --label fraud --model gaussian_nb --json",
     )
 )
@@ -230,6 +233,13 @@ def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
 @click.option("--seed", "seeds", type=int, multiple=True, help="Seed of the coin; repeat for mean and spread.")
 @click.option("--label", default="target", show_default=True, help="Name of the label's column.")
 @click.option("--delay", type=click.IntRange(0), default=0, show_default=True, help="Rows until an answer comes.")
+@click.option(
+    "--delay-distribution",
+    type=click.Choice(DELAYS),
+    default=DELAYS[0],
+    show_default=True,
+    help="Of delays whose mean is --delay; all but constant ones mix up the order.",
+)
 @click.option("--loan", type=click.IntRange(0), help="Cold-start loan; budget.cold_start_loan by default.")
 @click.option(
     "--annotator-error", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of wrong answers."
@@ -247,6 +257,7 @@ def simulate(
     seeds: tuple[int, ...],
     label: str,
     delay: int,
+    delay_distribution: DelayDistribution,
     loan: int | None,
     annotator_error: float,
     no_answer: float,
@@ -273,7 +284,7 @@ def simulate(
     ]
     for one in runs:
         assemble.check(one)
-    oracles = [Oracle(delay, annotator_error, no_answer, run.strategy.seed) for run in runs]
+    oracles = [Oracle(delay, annotator_error, no_answer, run.strategy.seed, delay_distribution) for run in runs]
     results = assemble.simulate_all(runs, oracles, file, label=label, rows=rows, quiet=as_json)
     if as_json:
         import orjson
@@ -739,20 +750,24 @@ def explain(request_id: str, as_json: bool, config: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_option
 def status(as_json: bool, config: Path | None) -> None:
-    """Show what was seen, asked and allowed.
+    """Show what was seen, asked and allowed, and how good the model is.
 
     It is read from the log itself, partition by partition, and so works while the service is down.
     """
     from dataclasses import asdict
 
+    from streamal.service.inspection import quality_in_words
+
     settings = settings_of(config)
     with opened(settings) as log:
-        standings = inspection_of(settings, log).standings()
+        inspection = inspection_of(settings, log)
+        standings, estimates = inspection.standings(), inspection.estimates()
     total = {name: sum(getattr(s, name) for s in standings) for name in ("seen", "asked", "allowed", "pending", "lag")}
     if as_json:
         import orjson
 
-        click.echo(orjson.dumps(total | {"partitions": [asdict(standing) for standing in standings]}))
+        partitions = [asdict(standing) for standing in standings]
+        click.echo(orjson.dumps(total | {"partitions": partitions, "estimates": asdict(estimates)}))
         return
     from rich.console import Console
     from rich.table import Table
@@ -769,6 +784,8 @@ def status(as_json: bool, config: Path | None) -> None:
     found.add_section()
     found.add_row("all", *map(_figure, total.values()))
     Console().print(found)
+    for line in quality_in_words(estimates):
+        click.echo(line)
 
 
 @main.command(

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from streamal.messages import DeadLetter, LabelRequest, Moments, Outcome, Prediction
+
+DriftSource = Literal["errors", "utilities", "features"]
+"""What was seen to change: how often the model errs, how much the strategy wants answers, or the mean of a feature."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +20,8 @@ class InstancesDecided:
     """A run of instances of one partition was decided on.
 
     `declined` counts why the others were not asked about: `low_utility`, or a permit that was refused (`rate`,
-    `queue_full`, `limit_count`, `limit_cost`). `predictions` are the served model's, one per instance; `utilities`
-    likewise.
+    `queue_full`, `limit_count`, `limit_cost`). Those that wait for the end of a window are counted there. `predictions`
+    are the served model's, one per instance; `utilities` likewise, as each came.
     """
 
     partition: int
@@ -109,6 +113,40 @@ class ExampleSkipped:
     error: str
 
 
+@dataclass(frozen=True, slots=True)
+class DriftWarned:
+    """What a detector watches may be changing; told once, when it begins to look so.
+
+    `at` is in seconds since 1970: for errors, which are those of the whole stream (`partition` None), when the answer
+    was matched; else when it was seen. `feature` names the one whose mean moves.
+    """
+
+    source: DriftSource
+    at: float
+    partition: int | None = None
+    feature: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DriftDetected:
+    """What a detector watches has changed; as in `DriftWarned`."""
+
+    source: DriftSource
+    at: float
+    partition: int | None = None
+    feature: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReplaced:
+    """After a drift another model is served, which has learned so many examples, all of them since the warning."""
+
+    at: float
+    learned: int
+
+
+FoldEvent = ExampleLearned | ExampleSkipped | DriftWarned | DriftDetected | ModelReplaced
+"""What comes of folding records of `outcomes`."""
 Event = (
     InstancesDecided
     | LabelRequested
@@ -118,6 +156,5 @@ Event = (
     | AnswerForwarded
     | MomentsTaken
     | TornRepaired
-    | ExampleLearned
-    | ExampleSkipped
+    | FoldEvent
 )

@@ -5,6 +5,9 @@ block; let the strategy propose a propensity from the model that has learnt the 
 Exploration goes first, then the cold start's loan, then the strategy's wish; the budget has the last word on each.
 Nothing here depends on how a stretch of instances was cut into batches, so a replay need not know the cuts.
 
+A strategy that pools decides otherwise: what exploration and the loan do not ask about waits until the end of a window
+(see `streamal.pooling`), and then the best of it is asked about, as many as there are tokens.
+
 Requests that a torn transaction left visible, though its ledger was never stored, are adopted: over the stretch they
 lie in these instances are asked about and no others, so that nobody is asked twice and the bound still holds.
 """
@@ -20,11 +23,13 @@ from typing import Any, Final
 from streamal.events import Event, InstancesDecided, LabelRequested, RequestResolved
 from streamal.learning.fold import Fold
 from streamal.learning.lookahead import Lookahead
+from streamal.learning.model import Model
 from streamal.learning.moments import MomentAccumulator
 from streamal.messages import (
     MAX_CLASSES,
     Answer,
     AnswerKind,
+    Features,
     Instance,
     Label,
     LabelRequest,
@@ -36,11 +41,12 @@ from streamal.messages import (
     Task,
 )
 from streamal.pending import PendingRequests
+from streamal.pooling import Window
 from streamal.selection.budget import Budget, BudgetPlan, Limit
 from streamal.selection.coin import Coin
 from streamal.selection.exploration import Exploration
 from streamal.selection.registry import build
-from streamal.selection.strategy import Proposal, QueryStrategy, Standing, StrategySpec
+from streamal.selection.strategy import Candidate, Choice, Proposal, QueryStrategy, Standing, StrategySpec
 
 CLOCK_AHEAD: Final = 60.0
 """Seconds a record's timestamp may be ahead of this machine's clock; more would end a period before its time."""
@@ -57,6 +63,9 @@ ENDINGS: Final[Mapping[AnswerKind, OutcomeKind]] = {
 }
 REPLAY: Final = "replay"
 """The annotator's name where an instance brought its own label."""
+
+Asked = tuple[float, float, Reason, bool | None]
+"""Utility, propensity as executed, reason, and whether the strategy would have asked anyhow (None: not known yet)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +101,7 @@ class SamplingPlan:
 
     def build_strategy(self, fold: Fold) -> QueryStrategy:
         """Build the strategy of one partition."""
-        spec = StrategySpec(self.budget.rate, self.window, self.parameters, lambda: fold.model)
+        spec = StrategySpec(self.budget.rate, self.window, self.parameters, lambda: fold.served)
         return build(self.strategy, spec, self.task)
 
 
@@ -104,6 +113,7 @@ class Lane:
         self._fold = fold
         self._strategy = plan.build_strategy(fold)
         self._coin = Coin(plan.seed, partition)
+        self._window = None if self._strategy.pools is None else Window(self._strategy.pools)
         self._set_plan(plan)
         self._lookahead = Lookahead()
         self._moments = MomentAccumulator()
@@ -113,7 +123,7 @@ class Lane:
         self._adopted: dict[int, LabelRequest] = {}
         self._adopted_end = 0
         self.warmed_from: int | None = None
-        """The oldest of the past instances that the soft state was built from."""
+        """The oldest of the past instances that the soft state was built from, or the open window filled with."""
 
     def _set_plan(self, plan: SamplingPlan) -> None:
         self._plan = plan
@@ -122,6 +132,8 @@ class Lane:
             plan.budget.rate, plan.explore, self._coin, begin=self._budget.first_exploration
         )
         self._standing = Standing(rate=plan.budget.rate, cap=self._budget.cap)
+        if self._window is not None:
+            self._window.fit(plan.budget)
 
     def replan(self, plan: SamplingPlan) -> bool:
         """Go on with another budget where the ledger stands; returns whether it is another one.
@@ -163,11 +175,14 @@ class Lane:
 
     def ledger(self) -> dict[str, Any]:
         """Return the exact state as a small JSON object."""
-        return {
+        found: dict[str, Any] = {
             "budget": self._budget.state(),
             "exploration": self._exploration.state(),
             "strategy": self._strategy.state(),
         }
+        if self._window is not None:
+            found["window"] = self._window.state()
+        return found
 
     def take_over(
         self,
@@ -188,7 +203,12 @@ class Lane:
         self._adopted_end = max(self._adopted, default=-1) + 1
         if self._strategy.recalls:
             self._recall(requests, outcomes)
-        self._warm(recent)
+        if self._window is not None and ledger is not None:
+            self._window.restore(ledger.get("window", {}), recent)
+        if recent and (self._strategy.warmup or self._window is not None):
+            self.warmed_from = recent[0].offset
+        if recent and self._strategy.warmup:
+            self._warm(recent)
         if ledger is not None:
             self._strategy.restore(ledger["strategy"])
 
@@ -203,9 +223,6 @@ class Lane:
             self._strategy.resolved(outcome)
 
     def _warm(self, recent: Sequence[Instance]) -> None:
-        if not recent or not self._strategy.warmup:
-            return
-        self.warmed_from = recent[0].offset
         predictions = self._fold.model.predict([instance.features for instance in recent])
         for instance, prediction in zip(recent, predictions, strict=True):
             proposal = self._strategy.propose(instance.features, prediction, self._standing)
@@ -229,10 +246,14 @@ class Lane:
                 instance = instances[done]
                 asked = self._consider(instance, prediction, declined, utilities)
                 done += 1
+                made: list[Event] = []
                 if asked is not None:
-                    events += self._request(instance, served[done - 1] if served else None, asked, now)
-                    if self._fold.model.lookahead and len(self.pending):
-                        break  # the copy has learnt it, or is due
+                    made += self._request(instance, served[done - 1] if served else None, asked, now)
+                if self._window is not None and self._window.full:
+                    made += self._end_window(self._window, instance.offset, declined, now)
+                events += made
+                if made and self._fold.model.lookahead and len(self.pending):
+                    break  # the copy has learnt it, or is due
         events.append(
             InstancesDecided(
                 partition=self._partition,
@@ -250,21 +271,24 @@ class Lane:
         self, batch: Sequence[Mapping[str, Any]], served: list[Prediction] | None, done: int
     ) -> list[Prediction]:
         """Predict the next instances with the model that utilities come from."""
-        waiting = len(self.pending)
-        pending = ((request.features, request.prediction) for request in self.pending)
-        model = self._lookahead.model(self._fold.model, pending, waiting)
-        if model is self._fold.model and served is not None:
+        model = self._foreseeing()
+        if model is self._fold.served and served is not None:
             return served[done:]
         if not model.lookahead:
             return model.predict(batch[done:])
         ahead = max(1, int(OUTLOOK / self._plan.budget.rate))
         return model.predict(batch[done : done + ahead])
 
+    def _foreseeing(self) -> Model:
+        """Return the model that utilities come from."""
+        pending = ((request.features, request.prediction) for request in self.pending)
+        return self._lookahead.model(self._fold.served, pending, len(self.pending))
+
     def _consider(
         self, instance: Instance, prediction: Prediction, declined: Counter[str], utilities: list[float]
-    ) -> tuple[float, float, Reason, bool] | None:
-        """Return utility, propensity, reason and whether the strategy would have asked; None if nobody is asked."""
-        budget, exploration, standing = self._budget, self._exploration, self._standing
+    ) -> Asked | None:
+        """Say how the instance is asked about; None if nobody is asked, yet or at all."""
+        budget, exploration, standing, window = self._budget, self._exploration, self._standing, self._window
         pending = len(self.pending)
         seen = budget.seen + 1
         unanswered = pending / (budget.asked + 1) if budget.tokens >= 0.0 else 0.0
@@ -275,16 +299,20 @@ class Lane:
         standing.pending = pending
         standing.epsilon = exploration.epsilon
         standing.level = budget.tokens + exploration.owed
+        standing.gathered = 0 if window is None else len(window)
         proposal = self._strategy.propose(instance.features, prediction, standing)
         propensity, utility = proposal
         if not math.isfinite(utility):
             utility = math.inf
         utilities.append(utility)
         wanted = self._coin.toss(instance.offset) < propensity
-        would_select = wanted and budget.tokens >= 1.0
+        would_select = None if window is not None else wanted and budget.tokens >= 1.0
         reason: Reason | None = None
-        if instance.offset < self._adopted_end:
-            if (made := self._adopted.get(instance.offset)) is not None:
+        made = self._adopted.get(instance.offset)
+        if made is not None and window is not None and made.budget["seen"] > seen:
+            made = None  # the window's end chose it, and will again
+        if self._adopted if window is not None else instance.offset < self._adopted_end:
+            if made is not None:
                 reason, propensity = made.reason, made.propensity
         elif drawn:
             reason, propensity = "exploration", exploration.floor
@@ -292,10 +320,13 @@ class Lane:
             reason, propensity = "cold_start", 1.0
         elif wanted:
             reason = "uncertainty"
-        if reason is None:
+        if window is not None:
+            window.add(instance, decided=reason is not None)
+        elif reason is None:
             declined["low_utility"] += 1
+        if reason is None:
             asked = False
-        elif instance.offset in self._adopted:
+        elif made is not None:
             asked = True
         else:
             refusal = budget.refusal(instance.cost, pending, free=reason != "uncertainty")
@@ -309,8 +340,56 @@ class Lane:
         exploration.done |= drawn
         return utility, propensity, reason, would_select
 
+    def _end_window(self, window: Window, end: int, declined: Counter[str], now: float) -> list[Event]:
+        """Ask about the best of the window, as many as the tokens allow, and decline the rest."""
+        self._standing.gathered = len(window)
+        instances = window.end()
+        if self._adopted:
+            return self._adopt(instances, end, declined, now)
+        events: list[Event] = []
+        choices: Sequence[Choice] = ()
+        if (count := min(len(instances), int(self._budget.tokens))) > 0:
+            candidates, known = self._candidates(instances), self.pending.latest()
+            choices = window.chooser.choose(candidates, known, count, self._standing)
+        declined["low_utility"] += len(instances) - len(choices)
+        for place, utility, propensity, synthetic in choices:
+            instance = instances[place]
+            refusal = self._budget.refusal(instance.cost, len(self.pending), free=False)
+            if refusal is not None:
+                declined[refusal] += 1
+                continue
+            self._budget.spend(instance.cost, explored=False)
+            asked: Asked = utility, propensity, "uncertainty", True
+            events += self._request(instance, None, asked, now, synthetic)
+        return events
+
+    def _adopt(self, instances: Sequence[Instance], end: int, declined: Counter[str], now: float) -> list[Event]:
+        """Take what a torn transaction has asked about up to the window's end for the window's choice."""
+        events: list[Event] = []
+        held = {instance.offset: instance for instance in instances}
+        for made in [made for made in self._adopted.values() if made.offset <= end]:
+            forgotten = Instance(made.offset, 0.0, made.instance_id, made.features, made.display)
+            instance = held.pop(made.offset, forgotten)
+            self._budget.spend(instance.cost, explored=False)
+            events += self._request(instance, None, (made.utility, made.propensity, made.reason, None), now)
+        declined["low_utility"] += len(held)
+        return events
+
+    def _candidates(self, instances: Sequence[Instance]) -> list[Candidate]:
+        """Let the model see them as it stands now."""
+        predictions = self._foreseeing().predict([instance.features for instance in instances])
+        return [
+            Candidate(instance.features, prediction, self._coin.toss(instance.offset))
+            for instance, prediction in zip(instances, predictions, strict=True)
+        ]
+
     def _request(
-        self, instance: Instance, served: Prediction | None, asked: tuple[float, float, Reason, bool], now: float
+        self,
+        instance: Instance,
+        served: Prediction | None,
+        asked: Asked,
+        now: float,
+        synthetic: Features | None = None,
     ) -> list[Event]:
         """Make the label request; where the instance brought a label that is taken, the outcome follows at once."""
         utility, propensity, reason, would_select = asked
@@ -318,15 +397,16 @@ class Lane:
             if self.pending.gone(made.offset) is not None:
                 return [LabelRequested(made, adopted=True)]  # the torn transaction has left its outcome as well
             return self._await(made, instance, now, adopted=True)
+        features = instance.features if synthetic is None else synthetic
         if served is None:
-            served = self._fold.model.predict([instance.features])[0]
+            served = self._fold.model.predict([features])[0]
         plan = self._plan.budget
         request = LabelRequest(
             partition=self._partition,
             offset=instance.offset,
             instance_id=instance.id,
-            features=instance.features,
-            display=instance.display,
+            features=features,
+            display=instance.display if synthetic is None else None,
             prediction=served,
             utility=utility,
             propensity=propensity,
@@ -337,14 +417,15 @@ class Lane:
             requested_at=round(now, 3),
             expires_at=None if plan.expiry is None else round(now + plan.expiry, 3),
             budget={"seen": self.seen, "asked": self.asked, "allowed": round(self.allowed, 9)},
+            synthetic=synthetic is not None,
         )
         return self._await(request, instance, now)
 
     def _await(self, request: LabelRequest, instance: Instance, now: float, *, adopted: bool = False) -> list[Event]:
         self.pending.add(request)
-        self._lookahead.asked(instance.features, request.prediction)
+        self._lookahead.asked(request.features, request.prediction)
         events: list[Event] = [LabelRequested(request, adopted)]
-        if instance.label is not None and self.takes(instance.label):
+        if instance.label is not None and not request.synthetic and self.takes(instance.label):
             events.append(self._end(request, "learned", instance.label, REPLAY, now))
         return events
 
@@ -440,6 +521,7 @@ class Lane:
             resolved_at=round(now, 3),
             annotator=annotator,
             revision=revision,
+            synthetic=request.synthetic,
         )
         self.pending.remove(outcome)
         self._strategy.resolved(outcome)
@@ -455,6 +537,8 @@ class Lane:
         self._moments_at = now
         return Moments(self._partition, count, self._moments.take())
 
-    def model_changed(self, records: int) -> None:
-        """Take note that so many outcomes were folded."""
+    def model_changed(self, records: int, *, replaced: bool = False) -> None:
+        """Take note that so many outcomes were folded; where another model is served since, the copy is of no use."""
+        if replaced:
+            self._lookahead = Lookahead()
         self._lookahead.changed(records)

@@ -56,7 +56,7 @@ DECIDED: Final[Mapping[str, tuple[type, ...]]] = {
     "utility": (*NUMBER, ABSENT),
     "propensity": NUMBER,
     "reason": TEXT,
-    "would_select": (bool,),
+    "would_select": (bool, ABSENT),
     "strategy": TEXT,
     "model_version": COUNT,
     "requested_at": TEXT,
@@ -144,8 +144,11 @@ class LabelRequest:
     """The question put to the annotators, with all that decided it.
 
     `propensity` is the probability of having been asked, as executed; `would_select` says, for a request of the
-    exploration arm, whether the strategy would have asked anyhow. `budget` holds `seen`, `asked` (this request
-    included) and `allowed` of the partition. Times are in seconds since 1970.
+    exploration arm, whether the strategy would have asked anyhow: None where that is known only at the end of a window.
+    `budget` holds `seen`, `asked` (this request included) and `allowed` of the partition when it was made: so `seen`
+    says when that was, even where the instance came some time before. Times are in seconds since 1970.
+
+    The features of a `synthetic` one were made, not met: the instance that `offset` names is only the nearest real one.
     """
 
     partition: int
@@ -157,12 +160,13 @@ class LabelRequest:
     utility: float
     propensity: float
     reason: Reason
-    would_select: bool
+    would_select: bool | None
     strategy: str
     model_version: int
     requested_at: float
     expires_at: float | None
     budget: Mapping[str, float]
+    synthetic: bool = False
 
     @property
     def request_id(self) -> str:
@@ -189,6 +193,7 @@ class LabelRequest:
                 "requested_at": to_iso(self.requested_at),
                 "expires_at": None if self.expires_at is None else to_iso(self.expires_at),
                 "budget": self.budget,
+                **({"synthetic": True} if self.synthetic else {}),
             }
         )
 
@@ -222,6 +227,7 @@ class LabelRequest:
             requested_at=from_iso(found["requested_at"]),
             expires_at=None if found["expires_at"] is None else from_iso(found["expires_at"]),
             budget=found["budget"],
+            synthetic=found.get("synthetic", False),
         )
 
 
@@ -231,7 +237,8 @@ class Outcome:
 
     `corrected` follows an earlier outcome of the same request: its label is the later revision of the answer, None
     where it was taken back. What was learned before stays learned; the model learns the corrected example as well.
-    `prediction`, `model_version`, `utility` and `propensity` are those of the moment of asking.
+    `prediction`, `model_version`, `utility` and `propensity` are those of the moment of asking. A `synthetic` one is
+    learned like any other, and says nothing about the stream.
     """
 
     kind: OutcomeKind
@@ -245,13 +252,14 @@ class Outcome:
     utility: float
     propensity: float
     reason: Reason
-    would_select: bool
+    would_select: bool | None
     strategy: str
     model_version: int
     requested_at: float
     resolved_at: float
     annotator: str | None
     revision: int = 0
+    synthetic: bool = False
 
     @property
     def request_id(self) -> str:
@@ -286,6 +294,7 @@ class Outcome:
                 "resolved_at": to_iso(self.resolved_at),
                 "annotator": self.annotator,
                 "revision": self.revision,
+                **({"synthetic": True} if self.synthetic else {}),
             }
         )
 
@@ -333,6 +342,8 @@ def _checked(found: dict[str, Any], types: Mapping[str, tuple[type, ...]]) -> di
         raise ValueError("offset")
     if not SCALARS.issuperset(map(type, found["features"].values())):
         raise TypeError("features")
+    if type(found.get("synthetic", False)) is not bool:
+        raise TypeError("synthetic")
     return found
 
 
@@ -366,6 +377,7 @@ def _outcome(found: Mapping[str, Any]) -> Outcome:
         resolved_at=from_iso(found["resolved_at"]),
         annotator=found["annotator"],
         revision=found.get("revision", 0),
+        synthetic=found.get("synthetic", False),
     )
 
 

@@ -18,7 +18,10 @@ REMEMBERED: Final = 1_024
 
 
 class PendingRequests:
-    """The requests of one partition, oldest first, by instance offset."""
+    """The requests of one partition in the order they were made, found by instance offset.
+
+    Offsets may go back: a request at the end of a window is about any instance in it.
+    """
 
     __slots__ = ("_gone", "_waiting")
 
@@ -44,6 +47,11 @@ class PendingRequests:
     def oldest(self) -> LabelRequest | None:
         """The request that waits longest."""
         return next(iter(self._waiting.values()), None)
+
+    def latest(self) -> Iterator[LabelRequest | Outcome]:
+        """Yield what was asked not long ago: those that wait, then those that left, each the latest first."""
+        yield from reversed(self._waiting.values())
+        yield from reversed(self._gone.values())
 
     def add(self, request: LabelRequest) -> None:
         """Let a request wait."""

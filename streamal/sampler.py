@@ -16,6 +16,8 @@ from streamal.events import (
     Event,
     ExampleLearned,
     ExampleSkipped,
+    FoldEvent,
+    ModelReplaced,
     MomentsTaken,
     RecordRefused,
     RequestResolved,
@@ -41,7 +43,8 @@ class Handover:
 
     `ledger` is None for a partition without a history. `requests` are the label requests since the oldest pending
     one, in order; `outcomes` those of this partition since then. `recent` are the last instances before the position,
-    to warm soft state with. `adopted` are requests about instances still to come, which a torn transaction left.
+    to warm soft state with and to fill the open window. `adopted` are requests that a torn transaction left, about
+    instances of that window or still to come.
     """
 
     ledger: dict[str, Any] | None = None
@@ -129,11 +132,13 @@ class SelectiveSampler:
                 events.append(MomentsTaken(moments))
         return events
 
-    def fold(self, records: Iterable[tuple[int, Outcome | Moments]]) -> list[ExampleLearned | ExampleSkipped]:
+    def fold(self, records: Iterable[tuple[int, Outcome | Moments]]) -> list[FoldEvent]:
         """Fold records of `outcomes` with their offsets, in order."""
         before = self._fold.version
         events = self._fold.fold(records)
         if self._fold.version != before:
+            examples = sum(isinstance(event, ExampleLearned | ExampleSkipped) for event in events)
+            replaced = any(isinstance(event, ModelReplaced) for event in events)
             for lane in self.lanes.values():
-                lane.model_changed(len(events))
+                lane.model_changed(examples, replaced=replaced)
         return events

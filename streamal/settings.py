@@ -397,6 +397,35 @@ class Strategy(Section):
     """The strategy's own."""
 
 
+class Drift(Section):
+    """How a change of the stream is noticed, and what is done about it. It is told in the log, status and metrics."""
+
+    errors: Literal["answers", "exploration", "off"] = "answers"
+    """Whose errors are watched. answers: all, which are those on hard instances, but rise when the stream changes.
+    exploration: only those that chance asked about, unbiased but few: 25 in 10,000 instances by default, too few to
+    notice most changes in time.
+    """
+    utilities: bool = True
+    """Watch the mean utility on each partition: it needs no answers, and also moves while the model still learns fast.
+    """
+    features: bool = False
+    """Watch the means of the numeric features on each partition, of the first 100 that come: every 1,000 instances,
+    once a second at most. Off, since seasons and trends are told as well; their moments go to topics.outcomes, as they
+    do anyhow for models that scale.
+    """
+    adaptation: Literal["passive", "active"] = "passive"
+    """passive: the model learns on. active: from a warning on, a second one learns beside it from nothing, and takes
+    its place after a drift of the errors, once it errs no more; a gain where the old answers no longer hold.
+    """
+
+    @model_validator(mode="after")
+    def _heard(self) -> Self:
+        if self.adaptation == "active" and self.errors == "off":
+            msg = 'adaptation = "active" goes by the errors: set errors to "answers", or adaptation to "passive"'
+            raise ValueError(msg)
+        return self
+
+
 class Delivery(Section):
     """What a crash may repeat."""
 
@@ -480,6 +509,7 @@ class Settings(BaseSettings):
     model: Model = Model()
     budget: Budget = Budget()
     strategy: Strategy = Strategy()
+    drift: Drift = Drift()
     delivery: Delivery = Delivery()
     snapshot: Snapshot = Snapshot()
     http: Http = Http()

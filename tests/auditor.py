@@ -26,6 +26,7 @@ from streamal.learning import snapshot
 from streamal.learning.fold import Fold
 from streamal.learning.model import Model
 from streamal.messages import Answer, Features, LabelRequest, Moments, Outcome, decode_outcome, parse_request_id
+from streamal.pooling import fitting
 from streamal.service.ledgers import Topics, decode_metadata
 from streamal.service.verify import verify
 from streamal.settings import Settings
@@ -176,27 +177,31 @@ def check_ledger(stage: Audited, partition: int, letters: Sequence[Letter]) -> N
 
 
 def check_budget(stage: Audited, partition: int, letters: Sequence[Letter], requests: Sequence[LabelRequest]) -> None:
-    """Check the bound at every prefix of a partition, against the records themselves."""
+    """Check the bound at every prefix of a partition, against the records themselves.
+
+    A prefix ends where a request was made: with the instance it is about, or with the last one of that one's window.
+    """
     task = assemble.build_model(stage.settings).task
-    plan = assemble.plans_of(stage.settings, task, stage.count)[partition].budget
+    plan = assemble.plans_of(stage.settings, task, stage.count)[partition]
+    pools = plan.build_strategy(Fold(assemble.build_model(stage.settings))).pools
+    late = fitting(pools.size, plan.budget) - 1 if pools else 0
+    loan, rate = plan.budget.loan, plan.budget.rate
     topic = stage.topics.instances
     refused = {letter.offset for letter in letters if letter[:2] == (topic, partition)}
-    instances = stage.tape(topic).partitions[partition]
-    asked = {request.offset: request for request in requests}
-    order = sorted(asked)
-    seen = made = 0
-    for record in instances:
-        seen += record.offset not in refused
-        if request := asked.pop(record.offset, None):
-            assert record.offset not in refused
-            made += 1
-            assert made <= max(plan.loan, plan.rate * seen + 1), f"{made} asked of {seen} seen in {partition}"
-            said = request.budget["seen"], request.budget["asked"]
-            assert said == (seen, made), f"{request.request_id} speaks of {said} where {seen, made} are"
-            assert request.features == orjson.loads(record.value or b"")["features"]
-    assert made == ledger_of(stage, partition)["budget"]["asked"], "the ledger speaks of requests that do not exist"
-    assert not asked, "requests about instances that do not exist"
-    assert [request.offset for request in requests] == order
+    records = [record for record in stage.tape(topic).partitions[partition] if record.offset not in refused]
+    numbers = {record.offset: number for number, record in enumerate(records, start=1)}
+    order = sorted(requests, key=lambda request: request.budget["seen"])
+    for made, request in enumerate(order, start=1):
+        assert request.offset in numbers, f"{request.request_id} is about an instance that does not exist"
+        number, seen = numbers[request.offset], int(request.budget["seen"])
+        assert number <= seen <= number + late, f"{request.request_id}, about number {number}, was made at {seen}"
+        assert made <= max(loan, rate * seen + 1), f"{made} asked of {seen} seen in {partition}"
+        assert request.budget["asked"] == made, f"{request.request_id} is number {made}, and says otherwise"
+        real = request.features == orjson.loads(records[number - 1].value or b"")["features"]
+        assert real != request.synthetic
+    made = ledger_of(stage, partition)["budget"]["asked"]
+    assert made == len(requests), "the ledger speaks of requests that do not exist"
+    assert list(requests) == order, "requests do not lie in the order they were made"
 
 
 def check_answers(

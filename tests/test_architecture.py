@@ -22,7 +22,7 @@ ORDER: Final = (
     ("learning.model",),
     ("events",),
     ("selection",),
-    ("learning", "pending"),
+    ("learning", "pending", "pooling"),
     ("lane",),
     ("sampler",),
     ("transport",),
@@ -38,7 +38,7 @@ ORDER: Final = (
     ("__main__",),
 )
 """Each may import what stands above it, and its own folder; neighbours on a line do not know each other."""
-PURE: Final = ("errors", "messages", "learning.model", "events", "selection", "learning", "pending", "lane", "sampler")
+PURE: Final = tuple("errors messages learning.model events selection learning pending pooling lane sampler".split())
 IMPURE: Final = frozenset(
     """asyncio concurrent confluent_kafka crc32c ctypes fcntl http httpx kafka logging multiprocessing os pathlib
     prometheus_client pydantic pydantic_settings random requests rich secrets select shutil signal socket sqlite3 ssl

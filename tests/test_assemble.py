@@ -7,11 +7,15 @@ from typing import Any
 
 import pytest
 from served import PARTITIONS, ROWS, requests_of, serve_stream, settings_in
+from specimens import dump
 
 from streamal import assemble
 from streamal.annotate.oracle import Oracle
 from streamal.errors import ConfigError, ModelError
+from streamal.learning.allowed import WATCHED
+from streamal.learning.drift import WatchedModel
 from streamal.learning.presets import PRESETS
+from streamal.learning.snapshot import load as load_snapshot
 from streamal.selection.registry import STRATEGIES
 from streamal.settings import Settings, load, revised
 from streamal.transport.log import TopicPartition
@@ -67,6 +71,22 @@ def test_a_share_that_is_too_small_is_refused() -> None:
         assemble.plans_of(changed(budget={"burst": 5.0}), "classification", 4)
 
 
+@pytest.mark.parametrize("strategy", ["pool", "synthesis"])
+def test_a_window_that_the_burst_does_not_hold_is_refused_with_the_cure(strategy: str) -> None:
+    def check(burst: float | None, **parameters: int) -> None:
+        own = {"name": strategy, "parameters": parameters}
+        assemble.check(changed(strategy=own, transport={"partitions": 3}, budget={"burst": burst}))
+
+    check(None)
+    check(None, pool_window=440)
+    check(84.0, pool_window=500)
+    cure = r"burst of 25 leaves room for 22: leave pool_window out, for windows of 440, or set budget.burst to 28"
+    with pytest.raises(ConfigError, match=cure):
+        check(None, pool_window=500)
+    with pytest.raises(ConfigError, match=r"burst of 27\.9667 .* for windows of 499"):
+        check(83.9, pool_window=500)
+
+
 @pytest.mark.parametrize("kind", PRESETS)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_goes_with_every_model_or_says_which_does(kind: str, strategy: str) -> None:
@@ -95,10 +115,37 @@ def test_a_factory_takes_the_place_of_the_kind() -> None:
         ({"model": {"parameters": {"l2": 0.1}}}, False),
         ({"strategy": {"seed": 1}}, False),
         ({"topics": {"outcomes": "others"}}, False),
+        ({"drift": {"utilities": False}}, True),
+        ({"drift": {"errors": "exploration"}}, False),
+        ({"drift": {"features": True}}, False),
+        ({"drift": {"adaptation": "active"}}, False),
     ],
 )
 def test_a_snapshot_fits_as_long_as_the_model_does(change: dict[str, dict[str, Any]], same: bool) -> None:
     assert (assemble.config_hash(changed(**change)) == assemble.config_hash(load(None))) is same
+
+
+@pytest.mark.parametrize(
+    ("drift", "watched", "scales"),
+    [
+        ({}, True, False),
+        ({"errors": "off"}, False, False),
+        ({"errors": "off", "features": True}, True, True),
+        ({"adaptation": "active"}, True, False),
+    ],
+)
+def test_a_model_is_watched_where_something_is_to_be_watched(
+    drift: dict[str, Any], watched: bool, scales: bool
+) -> None:
+    settings = changed(drift=drift, model={"kind": "gaussian_nb"})
+    model = assemble.build_model(settings)
+    assert isinstance(model, WatchedModel) is watched
+    assert model.scales is scales
+    assert (WATCHED <= assemble.allowed_in(settings)) is watched
+    made = changed(drift=drift, model={"factory": "river.naive_bayes:GaussianNB"})
+    assert isinstance(assemble.build_model(made), WatchedModel) is watched
+    blob = dump(assemble.build_model(made), version=1, allowed=assemble.allowed_in(made), key=b"k" * 32)
+    assert load_snapshot(blob, config_hash="c", key=b"k" * 32, allowed=assemble.allowed_in(made)).version == 1
 
 
 def test_only_the_security_options_that_are_set_reach_the_client(

@@ -281,6 +281,16 @@ def test_an_annotator_who_is_silent_teaches_nothing(table: Path) -> None:
     assert run["learned"] == 0
 
 
+def test_simulate_lets_answers_come_out_of_order(table: Path) -> None:
+    def learned(*chosen: str) -> int:
+        [run] = lines(call("simulate", table, "--rate", "0.2", "--delay", "100", *chosen, "--json"))
+        return int(run["learned"])
+
+    constant, lognormal = learned(), learned("--delay-distribution", "lognormal")
+    assert lognormal > constant
+    assert learned("--delay-distribution", "lognormal") == lognormal
+
+
 def test_simulate_draws_a_picture(table: Path, tmp_path: Path) -> None:
     chosen = ["--strategy", "class_conditional", "--strategy", "periodic", "--seed", "0", "--seed", "1"]
     text = call("simulate", table, *chosen, "--plot", "curves.png").stdout
@@ -370,8 +380,12 @@ def test_status_counts_what_was_done(served: tuple[Path, Settings], requests: li
     assert found["allowed"] == pytest.approx(RATE * ROWS)
     assert [standing["partition"] for standing in found["partitions"]] == list(range(PARTITIONS))
     assert sum(standing["asked"] for standing in found["partitions"]) == found["asked"]
+    assert found["estimates"]["instances"] == ROWS
+    accuracy = found["estimates"]["measures"]["accuracy"]
+    assert accuracy["low"] <= accuracy["value"] < accuracy["high"]
     text = call("status", "-c", served[0]).stdout
     assert max(map(len, text.splitlines())) <= WIDTH
+    assert f"on the answered ones {found['estimates']['naive']['accuracy']:.2f}." in text
     [total] = [line for line in text.splitlines() if line.startswith("│ all")]
     assert [cell.strip() for cell in total.split("│")[2:7]] == [
         str(ROWS),

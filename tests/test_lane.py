@@ -149,7 +149,7 @@ def test_the_propensity_of_a_selected_instance_is_what_the_strategy_wanted(rate:
 def test_would_select_says_whether_the_strategy_would_have_asked_anyhow() -> None:
     requests = requests_of(new_lane(plan("random")), stream(20_000, replay=True))
     assert all(request.would_select for request in requests if request.reason == "uncertainty")
-    audited = [request.would_select for request in requests if request.reason == "exploration"]
+    audited = [bool(request.would_select) for request in requests if request.reason == "exploration"]
     assert len(audited) == pytest.approx(0.05 * RATE * 20_000, abs=2)
     assert 0.05 < sum(audited) / len(audited) < 0.4
 
@@ -157,7 +157,7 @@ def test_would_select_says_whether_the_strategy_would_have_asked_anyhow() -> Non
 def test_without_a_token_nothing_would_have_been_selected() -> None:
     greedy = new_lane(plan("fixed_uncertainty", loan=0), {"a": 0.5, "b": 0.5})
     requests = requests_of(greedy, stream(4_000, replay=True))
-    audited = [request.would_select for request in requests if request.reason == "exploration"]
+    audited = [bool(request.would_select) for request in requests if request.reason == "exploration"]
     assert 0 < sum(audited) < len(audited) / 2
 
 

@@ -93,6 +93,17 @@ def test_an_outcome_on_the_wire() -> None:
     assert (found["requested_at"], found["resolved_at"]) == ("2026-11-21T10:00:00.000Z", "2026-11-21T10:00:01.250Z")
 
 
+def test_only_what_was_synthesised_says_so_on_the_wire() -> None:
+    for record, read in ((REQUEST, LabelRequest.decode), (OUTCOME, decode_outcome)):
+        made = replace(record, synthetic=True, would_select=None).encode()
+        assert "synthetic" not in orjson.loads(record.encode())
+        assert orjson.loads(made)["synthetic"] is True
+        assert orjson.loads(made)["would_select"] is None
+        assert read(made) == replace(record, synthetic=True, would_select=None)
+        with pytest.raises(ValueError, match="TypeError"):
+            read(made.replace(b'"synthetic":true', b'"synthetic":1'))
+
+
 def test_a_utility_that_is_no_number_on_the_wire_comes_back_as_the_highest() -> None:
     assert orjson.loads(replace(REQUEST, utility=math.inf).encode())["utility"] is None
     assert LabelRequest.decode(replace(REQUEST, utility=math.inf).encode()).utility == math.inf

@@ -69,6 +69,25 @@ def test_the_oldest_is_the_first_that_still_waits() -> None:
     assert pending.oldest is None
 
 
+def test_what_was_asked_later_about_an_earlier_instance_is_the_younger_request() -> None:
+    pending = waiting(30, 12, 19, expiry=10.0)
+    assert [request.offset for request in pending] == [30, 12, 19]
+    assert pending.oldest == pending.get(30)
+    made = [(30, 100.0), (12, 500.0), (19, 500.0)]
+    pending = waiting()
+    for offset, at in made:
+        pending.add(replace(FIRST, offset=offset, requested_at=at, expires_at=at + 60.0))
+    assert [request.offset for request in pending.expired(200.0)] == [30]
+    assert [request.offset for request in pending.expired(560.0)] == [30, 12, 19]
+
+
+def test_the_latest_comes_first() -> None:
+    pending = waiting(30, 12, 19)
+    for offset in (4, 2):
+        pending.remove(replace(LEARNED, offset=offset))
+    assert [found.offset for found in pending.latest()] == [19, 12, 30, 2, 4]
+
+
 def test_how_a_request_ended_is_remembered() -> None:
     pending = waiting(3, 5)
     ended = replace(LEARNED, offset=3)

@@ -151,6 +151,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("[instance]\ntypes = {a = 'numbr'}", ["instance.types", "'numbr'"]),
         ("[model]\nclasses = [true]", ["model.classes"]),
         ("[model]\nfactory = 'nothing'", ["model.factory"]),
+        ("[drift]\nadaptation = 'active'\nerrors = 'off'", ["drift: adaptation", "goes by the errors", "passive"]),
         ("[http]\nhost = '0.0.0.0'", ["http", "token_file", "127.0.0.1"]),
         ("[http]\nhost = 'example.org'", ["http", "token_file"]),
         ("[http]\nport = 99999", ["http.port", "65535"]),

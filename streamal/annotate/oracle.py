@@ -6,25 +6,38 @@ request only, so two runs with the same requests get the same answers.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Final
+from statistics import NormalDist
+from typing import Final, Literal
 
 from streamal.messages import Label
-from streamal.selection.coin import Coin
+from streamal.selection.coin import UNIT, Coin
+
+DelayDistribution = Literal["constant", "exponential", "lognormal"]
 
 ERROR: Final = 0
 SILENCE: Final = 1
 WRONG: Final = 2
+LATENESS: Final = 3
+NORMAL: Final = NormalDist()
+LOG_DEVIATION: Final = 1.0
+"""Of a lognormal delay: half of the answers take less than 0.61 of the mean, 1 % more than 6.2 times it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Oracle:
-    """Answers `delay` after it was asked; wrong with chance `error`, never with chance `silence`."""
+    """Answers `delay` after it was asked, on average; wrong with chance `error`, never with chance `silence`.
+
+    Delays that are not constant let answers come out of order. Exponential ones are those of a queue served at random,
+    lognormal ones those of people: most are quick, and some take very long.
+    """
 
     delay: float = 0.0
     error: float = 0.0
     silence: float = 0.0
     seed: int = 0
+    distribution: DelayDistribution = "constant"
 
     def answer(self, offset: int, truth: Label, classes: list[str]) -> Label | None:
         """Return what it says about the instance at an offset, or None for silence.
@@ -42,6 +55,21 @@ class Oracle:
         if isinstance(truth, str) and others and self._draw(ERROR, offset) < self.error:
             return others[int(self._draw(WRONG, offset) * len(others))]
         return truth
+
+    def latency(self, offset: int) -> float:
+        """Return how long it takes to answer about the instance at an offset: 0 or more, `delay` on average.
+
+        >>> Oracle(delay=100.0).latency(7)
+        100.0
+        >>> round(Oracle(delay=100.0, distribution="exponential").latency(7), 1)
+        87.6
+        """
+        if self.distribution == "constant":
+            return self.delay
+        drawn = self._draw(LATENESS, offset)
+        if self.distribution == "exponential":
+            return -self.delay * math.log1p(-drawn)
+        return self.delay * math.exp(LOG_DEVIATION * (NORMAL.inv_cdf(max(UNIT, drawn)) - LOG_DEVIATION / 2))
 
     def _draw(self, kind: int, offset: int) -> float:
         return Coin(self.seed, kind).draw(offset)

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Final
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Group, JustifyMethod
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +16,7 @@ from streamal.errors import ConfigError
 from streamal.evaluate.simulate import Simulation
 
 SHOWN: Final = ("accuracy", "kappa", "macro_f1", "balanced_accuracy", "log_loss", "mae", "rmse", "r2")
+KNOWN: Final = "What the answers alone say of the accuracy on all instances, 95 % interval:"
 DOTS: Final = 120
 """Per inch; makes pictures of 1080 by 600."""
 COLOURS: Final = ("#1b6ca8", "#c4572f", "#3c8d5a", "#7a5195", "#b8860b", "#5c5c5c", "#a83279")
@@ -45,7 +46,23 @@ def table(results: Mapping[str, Sequence[Simulation]]) -> Group:
         asked = f"{fmean(run.asked for run in runs):,.0f}"
         spent = f"{fmean(run.spent_ratio for run in runs):.1%}"
         found.add_row(strategy, asked, spent, *(spread([run.scores[name] for run in runs]) for name in shown))
-    return Group(Text(f"{_title(every)}\n"), found, Text(f"\n{_caption(every)}"))
+    parts: list[RenderableType] = [Text(f"{_title(every)}\n"), found]
+    if any(run.estimates.measures for run in every) and "accuracy" in shown:
+        parts += [Text(f"\n{KNOWN}\n"), _known(results)]
+    return Group(*parts, Text(f"\n{_caption(every)}"))
+
+
+def _known(results: Mapping[str, Sequence[Simulation]]) -> Table:
+    """Return one line per strategy: the true accuracy beside what a service could have said of it."""
+    found = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for name in ("strategy", "accuracy", "estimated", "from", "to", "answered\nonly"):
+        justify: JustifyMethod = "left" if name == "strategy" else "right"
+        found.add_column(name, justify=justify, vertical="top", no_wrap=True)
+    for strategy, runs in results.items():
+        summaries = [run.summary() for run in runs]
+        columns = ("accuracy", "estimated_accuracy", "estimated_low", "estimated_high", "naive_accuracy")
+        found.add_row(strategy, *(spread([summary[name] for summary in summaries]) for name in columns))
+    return found
 
 
 def _title(runs: Sequence[Simulation]) -> str:

@@ -6,12 +6,14 @@ beside what was reached, and the budget is checked at every prefix.
 
 from __future__ import annotations
 
-from collections import deque
+import heapq
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from streamal.annotate.oracle import Oracle
+from streamal.evaluate.estimate import Estimator
 from streamal.evaluate.prequential import Prequential
 from streamal.evaluate.stream import Row
 from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved
@@ -20,6 +22,7 @@ from streamal.learning.fold import Fold
 from streamal.learning.model import Model
 from streamal.messages import Answer, Instance, Label, Moments, Outcome, Prediction, Received
 from streamal.sampler import Handover, SelectiveSampler
+from streamal.web.status import Estimates
 
 CURVE_POINTS: Final = 200
 
@@ -39,7 +42,7 @@ class Simulation:
     """The result of one run.
 
     `max_overshoot` is the largest excess of `asked` over its bound at any prefix, in labels; at most 0 when the
-    budget held.
+    budget held. `scores` are those of all instances, `estimates` what a service would have known of them.
     """
 
     instances: int
@@ -48,6 +51,7 @@ class Simulation:
     max_overshoot: float
     spent_ratio: float
     scores: dict[str, float | None]
+    estimates: Estimates
     strategy: str
     model: str
     rate: float
@@ -57,11 +61,19 @@ class Simulation:
     curve: tuple[CurvePoint, ...]
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures as one flat JSON object, without the curve."""
+        """Return the figures as one flat JSON object, without the curve; of the estimates those of the accuracy."""
         found = asdict(self)
         scores: dict[str, Any] = found.pop("scores")
-        del found["curve"]
-        return {**found, **scores}
+        del found["curve"], found["estimates"]
+        estimate = self.estimates.measures.get("accuracy")
+        return {
+            **found,
+            **scores,
+            "estimated_accuracy": estimate and estimate.value,
+            "estimated_low": estimate and estimate.low,
+            "estimated_high": estimate and estimate.high,
+            "naive_accuracy": self.estimates.naive.get("accuracy"),
+        }
 
 
 class Taken(NamedTuple):
@@ -80,9 +92,12 @@ class Simulator:
         self.lane = self._sampler.open(0, Handover())
         self._oracle = oracle
         self._classes = classes
-        self._due: deque[tuple[float, int, Label | None]] = deque()
+        self._due: list[tuple[float, int, Label | None]] = []
+        """A heap by time; of answers due at the same time the one about the earlier row comes first."""
+        self._labels: list[Label] = []
         self._log_end = 0
         self.scores = Prequential()
+        self.estimator = Estimator(audits=math.inf, requests=math.inf)
         self.learned = 0
         self.max_overshoot = -float("inf")
 
@@ -90,15 +105,17 @@ class Simulator:
         """Take one row."""
         instance = Instance(number, float(number), str(number), row.features)
         asked, prediction = False, None
+        self._labels.append(row.label)
         for event in self._sampler.see(0, [instance], float(number)):
+            self.estimator.observe(event)
             if isinstance(event, InstancesDecided):
                 prediction = event.predictions[0]
                 self.scores.score(prediction, row.label)
             elif isinstance(event, LabelRequested):
                 asked = True
-                self._due.append(
-                    (number + self._oracle.delay, number, self._oracle.answer(number, row.label, self._classes))
-                )
+                about = event.request.offset  # an earlier row, where a window has ended
+                answer = self._oracle.answer(about, self._labels[about], self._classes)
+                heapq.heappush(self._due, (number + self._oracle.latency(about), about, answer))
         budget = self._plan.budget
         bound = max(budget.loan, self.lane.allowed + 1.0) if budget.loan else self.lane.allowed
         self.max_overshoot = max(self.max_overshoot, self.lane.asked - bound)
@@ -108,7 +125,7 @@ class Simulator:
 
     def _answer(self, now: int) -> None:
         while self._due and self._due[0][0] <= now:
-            _, offset, label = self._due.popleft()
+            _, offset, label = heapq.heappop(self._due)
             if label is not None:
                 received = Received("answers", 0, offset, now, None, None, ())
                 answer = Answer(f"0-{offset}", "label", label, "oracle", received)
@@ -119,6 +136,7 @@ class Simulator:
         for event in events:
             record: Outcome | Moments
             if isinstance(event, RequestResolved):
+                self.estimator.observe(event)
                 record = event.outcome
                 self.learned += record.kind == "learned"
             elif isinstance(event, MomentsTaken):
@@ -163,6 +181,7 @@ def simulate(
         max_overshoot=simulator.max_overshoot,
         spent_ratio=lane.asked / lane.allowed if lane.allowed else 0.0,
         scores=simulator.scores.summary(),
+        estimates=simulator.estimator.estimate(),
         strategy=plan.strategy,
         model=model_name,
         rate=plan.budget.rate,

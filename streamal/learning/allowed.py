@@ -127,6 +127,13 @@ ALLOWED: Final[Mapping[str, Allowed]] = {
         river.tree.splitter.tebst_splitter TEBSTSplitter
     """),
 }
+WATCHED: Final = names("""
+    river._river_rust.stats RsEWMean
+    river.drift.binary.hddm_w HDDMW SampleInfo
+    river.stats.ewmean EWMean
+    streamal.learning.drift WatchedModel
+""")
+"""What stands around any of them while its errors are watched."""
 CONTAINERS: Final = names("""
     builtins complex dict float frozenset int list set
     collections Counter OrderedDict defaultdict deque

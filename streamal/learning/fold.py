@@ -3,7 +3,7 @@
 Whoever folds the same records has the same model, bit for bit; that is what lets every worker learn from all answers
 without talking to the others, and what a replay is checked against. A record that the model cannot learn is left out:
 the model may be half changed by then, so it goes back to the last checkpoint, learns the records since once more,
-and goes on. Every worker does so at the same record.
+and goes on. Every worker does so at the same record; so it is with drift, which a `WatchedModel` looks for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Final
 
-from streamal.events import ExampleLearned, ExampleSkipped
+from streamal.events import ExampleLearned, ExampleSkipped, FoldEvent
+from streamal.learning.drift import WatchedModel
 from streamal.learning.model import FAILURES, Model
 from streamal.messages import VALUE, Moments, Outcome, best_label
 
@@ -32,22 +33,25 @@ class Fold:
         self._checkpoint = model.copy()
         self._tail: list[Outcome | Moments] = []
 
+    @property
+    def served(self) -> Model:
+        """The model that predicts, without those that watch it or wait to replace it."""
+        return self.model.served if isinstance(self.model, WatchedModel) else self.model
+
     def resume(self, model: Model, version: int, last: str) -> None:
         """Go on from a snapshot, for everyone who shares this fold; called before the first record, if at all."""
         self.model, self.version, self.last = model, version, last
         self._checkpoint = model.copy()
         self._tail.clear()
 
-    def fold(self, records: Iterable[tuple[int, Outcome | Moments]]) -> list[ExampleLearned | ExampleSkipped]:
-        """Fold records with their offsets; returns what was learned or left out."""
-        events: list[ExampleLearned | ExampleSkipped] = []
+    def fold(self, records: Iterable[tuple[int, Outcome | Moments]]) -> list[FoldEvent]:
+        """Fold records with their offsets; returns what was learned or left out, and what it makes evident."""
+        events: list[FoldEvent] = []
         record: Outcome | Moments | None = None
         for offset, record in records:
             if isinstance(record, Moments) or record.teaches:
                 self._remember()
-                event = self._take(record)
-                if event is not None:
-                    events.append(event)
+                events += self._take(record)
             self.version = offset + 1
         if record is not None:
             self.last = fingerprint(record)
@@ -58,31 +62,34 @@ class Fold:
             self._checkpoint = self.model.copy()
             self._tail.clear()
 
-    def _take(self, record: Outcome | Moments) -> ExampleLearned | ExampleSkipped | None:
+    def _take(self, record: Outcome | Moments) -> list[FoldEvent]:
         """Apply one record, or undo all trace of it."""
         try:
-            event = self._apply(record)
+            events = self._apply(record)
         except FAILURES as error:
             self.model = self._checkpoint.copy()
             for earlier in self._tail:
                 self._apply(earlier)
             self._checkpoint = self.model.copy()
             self._tail.clear()
-            return None if isinstance(record, Moments) else ExampleSkipped(record, type(error).__name__)
+            return [] if isinstance(record, Moments) else [ExampleSkipped(record, type(error).__name__)]
         self._tail.append(record)
-        return event
+        return events
 
-    def _apply(self, record: Outcome | Moments) -> ExampleLearned | None:
+    def _apply(self, record: Outcome | Moments) -> list[FoldEvent]:
         if isinstance(record, Moments):
             self.model.merge(record.moments)
-            return None
+            return []
         if record.label is None:
             message = "a learned outcome has a label; this one has none"
             raise ValueError(message)
         prediction = self.model.predict([record.features])[0]
         self.model.learn(record.features, record.label, record.weight)
         hit = None if VALUE in prediction else best_label(prediction) == record.label
-        return ExampleLearned(record, prediction, hit)
+        learned = ExampleLearned(record, prediction, hit)
+        if isinstance(self.model, WatchedModel):
+            return [learned, *self.model.heed(record, prediction)]
+        return [learned]
 
 
 def fingerprint(record: Outcome | Moments) -> str:

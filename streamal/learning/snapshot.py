@@ -25,6 +25,7 @@ from typing import Any, Final, NamedTuple
 
 from streamal.errors import ConfigError, ModelError, SnapshotRefused
 from streamal.learning.allowed import Allowed
+from streamal.learning.drift import WatchedModel
 from streamal.learning.model import Model
 from streamal.learning.online import PROTOCOL, FactoryModel, OnlineModel
 
@@ -173,8 +174,8 @@ to use this one, go back to River 0.26.1
             continue
         if name == "config":
             message = (
-                "it was made for other settings of [model], strategy.seed or topics.outcomes: the next one will fit; "
-                "to use this one, go back to those"
+                "it was made for other settings of [model], [drift], strategy.seed or topics.outcomes: the next one "
+                "will fit; to use this one, go back to those"
             )
         else:
             message = (
@@ -220,7 +221,7 @@ def read(payload: bytes | memoryview, allowed: Allowed) -> Model:
     if changed:
         message = f"it would change {', '.join(changed)}, and not only its instances"
         raise SnapshotRefused(message)
-    if not isinstance(model, OnlineModel | FactoryModel):
+    if not isinstance(model, OnlineModel | FactoryModel | WatchedModel):
         message = f"it must hold a model, it holds {type(model).__name__}"
         raise SnapshotRefused(message)
     return model

@@ -9,10 +9,25 @@ from typing import Final
 
 from streamal.errors import ConfigError
 from streamal.messages import Task
+from streamal.selection.bandit import Bandit
+from streamal.selection.class_balanced import ClassBalanced
 from streamal.selection.class_conditional import ClassConditional
+from streamal.selection.cognitive import Cognitive
+from streamal.selection.committee import Committee, Variance
+from streamal.selection.coreset import Coreset
+from streamal.selection.density import Density
+from streamal.selection.duo import Duo
+from streamal.selection.importance_weighted import ImportanceWeighted
+from streamal.selection.leverage import Improvement, Leverage
+from streamal.selection.pool import Pool
+from streamal.selection.probabilistic import Probabilistic
 from streamal.selection.random import Periodic, Random
+from streamal.selection.reinforced import Reinforced
+from streamal.selection.selective_sampling import SelectiveSampling
 from streamal.selection.strategy import QueryStrategy, StrategySpec
+from streamal.selection.synthesis import Synthesis
 from streamal.selection.uncertainty import FixedUncertainty, RandomisedUncertainty, Split, VariableUncertainty
+from streamal.selection.volume import Volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +56,25 @@ STRATEGIES: Final[Mapping[str, Entry]] = {
     "variable_uncertainty": Entry(VariableUncertainty, ("spill", "step")),
     "randomised_uncertainty": Entry(RandomisedUncertainty, ("spill", "step")),
     "split": Entry(Split, ("spill", "step", "random")),
+    "selective_sampling": Entry(SelectiveSampling, ("adaptive",)),
+    "importance_weighted": Entry(ImportanceWeighted),
+    "class_balanced": Entry(ClassBalanced, ("step",), exact=False),
+    "bandit": Entry(lambda spec: Bandit(spec, _build_arm), ("arms", "horizon"), exact=False),
+    "reinforced": Entry(Reinforced, ("step", "threshold", "penalty"), ensemble=True),
+    "density": Entry(Density, ("neighbours",), numbers=True),
+    "cognitive": Entry(Cognitive, ("memory", "density"), numbers=True),
+    "coreset": Entry(Coreset, ("points",), tasks=BOTH, numbers=True, exact=False),
+    "pool": Entry(Pool, ("pool_window", "method")),
+    "synthesis": Entry(Synthesis, ("pool_window", "share", "mode"), numbers=True),
+    "duo": Entry(Duo, ("coverage", "points"), numbers=True, exact=False),
+    "volume": Entry(Volume, ("ridge", "memory"), numbers=True, exact=False),
+    "probabilistic": Entry(Probabilistic, ("prior", "m_max", "bandwidth"), numbers=True, exact=False),
+    "committee": Entry(Committee, ("measure",), ensemble=True),
+    "variance": Entry(Variance, tasks=("regression",), ensemble=True),
+    "leverage": Entry(Leverage, ("ridge", "memory"), tasks=("regression",), numbers=True, exact=False),
+    "improvement": Entry(
+        Improvement, ("ridge", "memory", "bandwidth"), tasks=("regression",), numbers=True, exact=False
+    ),
 }
 
 
@@ -94,4 +128,10 @@ def build(name: str, spec: StrategySpec, task: Task) -> QueryStrategy:
         ConfigError: see `check`.
     """
     check(name, spec.parameters, task)
+    return STRATEGIES[name].build(spec)
+
+
+def _build_arm(name: str, spec: StrategySpec) -> QueryStrategy:
+    """Build a strategy that another one mixes."""
+    check(name, spec.parameters, "classification", ensemble=spec.model().ensemble)
     return STRATEGIES[name].build(spec)

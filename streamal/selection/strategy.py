@@ -11,18 +11,21 @@ State comes in two kinds. `state()` is small (a few numbers), exact, and kept in
 new owner builds it anew before it calls `restore`, which has the last word. It calls `update` as asked for each request
 that is remembered, and `resolved` for each of their outcomes, if the strategy `recalls`; then `update` as not asked for
 the last `warmup` instances before its position.
+
+A strategy that `pools` has its say once more, at the end of each window of instances: its `Chooser` compares those that
+nobody was asked about so far. The sampler keeps the window and restores it; a chooser keeps nothing.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from streamal.errors import ConfigError
 from streamal.learning.model import Model
-from streamal.messages import Features, Outcome, Prediction
+from streamal.messages import Features, LabelRequest, Outcome, Prediction
 
 
 class Proposal(NamedTuple):
@@ -43,7 +46,7 @@ class Standing:
     `rate` is the budgeted labelling rate; `epsilon` the part of it that exploration takes in this block; `cap` the most
     unused allowance that is kept, in labels; `seen` counts instances, this one included; `asked` counts label requests
     so far; `level` is the allowance not used yet, in labels (negative while a loan is unpaid); `pending` counts
-    requests that wait for their answer.
+    requests that wait for their answer; `gathered` counts the instances of the open window, without this one.
     """
 
     rate: float
@@ -53,6 +56,49 @@ class Standing:
     asked: int = 0
     level: float = 0.0
     pending: int = 0
+    gathered: int = 0
+
+
+class Candidate(NamedTuple):
+    """An instance of a window that was not asked about; `draw` is a uniform number of its own in [0, 1)."""
+
+    features: Features
+    prediction: Prediction
+    draw: float
+
+
+class Choice(NamedTuple):
+    """The candidate at a place is to be asked about; `utility` and `propensity` as in a `Proposal`.
+
+    `synthetic` features take the place of its own, where it is only the nearest real instance.
+    """
+
+    place: int
+    utility: float
+    propensity: float = 1.0
+    synthetic: Features | None = None
+
+
+class Chooser(Protocol):
+    """Compares the instances of a window at its end."""
+
+    size: int
+    """How many instances a window has; fewer where the budget's burst does not hold the allowance of so many."""
+
+    def choose(
+        self,
+        candidates: Sequence[Candidate],
+        known: Iterable[LabelRequest | Outcome],
+        count: int,
+        standing: Standing,
+    ) -> Sequence[Choice]:
+        """Choose at most `count` of the candidates, of which there are as many or more; the first is asked first.
+
+        `count` is what the allowance permits, 1 or more; `known` is what was asked not long ago and what became of it,
+        the latest first; `standing` is that of the last instance, with all of the window's as `gathered`. Changes
+        nothing; called once per window, unless nothing is permitted, and what is chosen is asked about unless a limit
+        or a full queue forbids it.
+        """
 
 
 class QueryStrategy(Protocol):
@@ -62,6 +108,8 @@ class QueryStrategy(Protocol):
     """How many past instances a new owner shows to `update` to rebuild the soft state; 0 if there is none."""
     recalls: bool
     """Whether a new owner shows it the remembered requests and their outcomes as well."""
+    pools: Chooser | None
+    """What chooses at the end of each window; None if every instance is decided on at once."""
 
     def propose(self, features: Features, prediction: Prediction, standing: Standing) -> Proposal:
         """Say how probable asking should be; changes nothing."""
@@ -84,6 +132,7 @@ class Unmindful:
 
     warmup: int = 0
     recalls: bool = False
+    pools: Chooser | None = None
 
     def update(self, features: Features, prediction: Prediction, proposal: Proposal, *, asked: bool) -> None:
         """Take note of nothing."""

@@ -13,16 +13,23 @@ from typing import Any, Final
 import orjson
 
 from streamal.errors import LedgerLost
+from streamal.evaluate.estimate import AUDITS, LEAST, REQUESTS, Estimator
+from streamal.events import InstancesDecided, LabelRequested, RequestResolved
 from streamal.messages import VALUE, LabelRequest, Outcome, Prediction, parse_request_id, to_iso
 from streamal.selection.budget import Budget, BudgetPlan
 from streamal.service.ledgers import Pointers, Topics, decode_metadata, lost
 from streamal.service.own_records import outcome_of, request_of
 from streamal.transport.log import Log, Reader, Record, TopicPartition
+from streamal.web.status import Estimates
 
 FOLLOW_EVERY: Final = 0.4
 """Seconds for one round over all partitions of a topic that is followed."""
 LOOK_BACK: Final = 4
 """How much further back each next attempt at the last records begins."""
+FIRST_LOOK: Final = 1_000
+"""Requests of each partition that are read first for the estimates."""
+ENOUGH: Final = 2 * AUDITS
+"""Exploration requests that are looked for: their window is full if half of them are answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,40 @@ class Inspection:
             for outcome in self._outcomes(since):
                 requests.pop(outcome.request_id, None)
         return list(requests.values())
+
+    def estimates(self) -> Estimates:
+        """Return what the last answers say of the served model on all instances, of all workers together."""
+        estimator, requests = Estimator(), self._last_requests()
+        reached: dict[int, int] = {}
+        for request in requests:
+            p, seen = request.partition, int(request.budget["seen"])
+            estimator.observe(LabelRequested(request))
+            estimator.observe(_decided(p, max(0, seen - reached.get(p, seen - 1)), request.offset))
+            reached[p] = seen
+        if requests:
+            for outcome in self._outcomes(min(request.model_version for request in requests)):
+                estimator.observe(RequestResolved(outcome, 0.0))
+        for p, seen in reached.items():
+            ledger, _, _ = self._left(p)
+            estimator.observe(_decided(p, max(0, ledger["budget"]["seen"] - seen) if ledger else 0))
+        return estimator.estimate()
+
+    def _last_requests(self) -> list[LabelRequest]:
+        """Return the last requests of all partitions since one and the same time, in the order they were made."""
+        number = FIRST_LOOK
+        while True:
+            since, found = 0.0, []
+            for p in range(self._partitions):
+                place = TopicPartition(self._topics.label_requests, p)
+                last = [request_of(record) for record in _last(self._reader, place, *self._log.bounds(place), number)]
+                if len(last) == number:
+                    since = max(since, last[0].requested_at)
+                found += last
+            found = [request for request in found if request.requested_at >= since]
+            audits = sum(request.reason == "exploration" for request in found)
+            if audits >= ENOUGH or not since or number * self._partitions >= REQUESTS:
+                return sorted(found, key=lambda request: (request.requested_at, request.partition, request.offset))
+            number *= LOOK_BACK
 
     def request(self, request_id: str) -> tuple[LabelRequest | None, Outcome | None]:
         """Return a request and what became of it last, as far as they are kept.
@@ -165,6 +206,11 @@ def as_line(record: Record) -> str:
     return orjson.dumps({**place, "timestamp": record.timestamp, "headers": headers, "value": value}).decode()
 
 
+def _decided(partition: int, count: int, last: int = 0) -> InstancesDecided:
+    """Return the event of a stretch of instances whose last one has an offset; only what estimates need is in it."""
+    return InstancesDecided(partition, count, 0, {}, range(last + 1 - count, last + 1), (), ())
+
+
 WHY: Final[dict[str, str]] = {
     "uncertainty": "the strategy found its label worth the budget",
     "exploration": "it was drawn at random for the unbiased arm, whatever the model thought",
@@ -192,6 +238,36 @@ def in_words(request: LabelRequest, outcome: Outcome | None) -> str:
         by = f" by {outcome.annotator}" if outcome.annotator else ""
         lines.append(f"Outcome: {outcome.kind}{said}{by}, {to_iso(outcome.resolved_at)}.")
     return "\n".join(lines)
+
+
+def quality_in_words(estimates: Estimates) -> list[str]:
+    """Say how good the model is on the whole stream, and on what that rests, in lines of less than 80 characters.
+
+    >>> from dataclasses import replace
+    >>> from streamal.web.status import Estimate
+    >>> found = Estimates(3_912, 2, response={"selected": 1.0, "rest": 0.5})
+    >>> quality_in_words(found)
+    ['Quality on the whole stream: unknown with 2 audit labels; 5 are needed.']
+    >>> accuracy = Estimate(0.872, 0.841, 0.899, 200)
+    >>> found = replace(found, audit_labels=200, measures={"accuracy": accuracy}, naive={"accuracy": 0.78})
+    >>> for line in quality_in_words(found): print(line)
+    Accuracy on the whole stream 0.87 (0.84 to 0.90), on the answered ones 0.78.
+    Rests on the last 3,912 instances with 200 audit labels.
+    Answered: 100% of the requests the model chose, 50% of those left to chance.
+    """
+    if not estimates.measures:
+        return [f"Quality on the whole stream: unknown with {estimates.audit_labels} audit labels; {LEAST} are needed."]
+    name = "accuracy" if "accuracy" in estimates.measures else "mae"
+    found, naive = estimates.measures[name], estimates.naive[name]
+    title, form = ("Accuracy", ".2f") if name == "accuracy" else ("Mean absolute error", ".4g")
+    between = "" if found.low is None else f" ({found.low:{form}} to {found.high:{form}})"
+    response = estimates.response
+    return [
+        f"{title} on the whole stream {found.value:{form}}{between}, on the answered ones {naive:{form}}.",
+        f"Rests on the last {estimates.instances:,} instances with {estimates.audit_labels:,} audit labels.",
+        f"Answered: {response.get('selected', 1.0):.0%} of the requests the model chose, "
+        f"{response.get('rest', 1.0):.0%} of those left to chance.",
+    ]
 
 
 def _guess(prediction: Prediction) -> str:

@@ -11,6 +11,7 @@ import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heapify, heappop, heappush
 from itertools import chain
 from typing import Any, Final
 
@@ -20,6 +21,7 @@ from streamal.decoding import InstanceDecoder
 from streamal.errors import BadRecord, LedgerLost, TopicMissing
 from streamal.messages import Instance, LabelRequest, Outcome
 from streamal.pending import REMEMBERED, PendingRequests
+from streamal.pooling import begin
 from streamal.sampler import Handover
 from streamal.service.own_records import is_own, outcome_of, request_of
 from streamal.transport.log import Log, Position, Reader, TopicPartition
@@ -176,29 +178,27 @@ def decode_metadata(metadata: str) -> tuple[dict[str, Any], Pointers]:
 
 
 class RequestIndex:
-    """Where the pending requests of a partition lie in `label-requests`, oldest first."""
+    """Where the pending requests of a partition lie in `label-requests`."""
 
     def __init__(self) -> None:
-        self._places: deque[tuple[int, int]] = deque()
+        self._places: list[tuple[int, int]] = []
+        """A heap: the lowest place comes first. Instance offsets go up and down along the topic."""
 
     def add(self, offset: int, place: int) -> None:
         """Take note of the request about the instance at `offset`."""
-        self._places.append((offset, place))
+        heappush(self._places, (place, offset))
 
     def low(self, pending: PendingRequests) -> int | None:
-        """Return the place of the oldest pending request and forget those before it; None if it has no place yet.
+        """Return the lowest place of a pending request and forget those before it; None if none has a place yet.
 
         One request that nobody answers holds the others' places behind it; those that have ended go now and then.
         """
-        oldest = pending.oldest
-        if oldest is None:
-            self._places.clear()
-            return None
-        while self._places and self._places[0][0] < oldest.offset:
-            self._places.popleft()
+        while self._places and pending.get(self._places[0][1]) is None:
+            heappop(self._places)
         if len(self._places) > 2 * len(pending) + SPARE_PLACES:
-            self._places = deque(found for found in self._places if pending.get(found[0]) is not None)
-        return self._places[0][1] if self._places and self._places[0][0] == oldest.offset else None
+            self._places = [found for found in self._places if pending.get(found[1]) is not None]
+            heapify(self._places)
+        return self._places[0][0] if self._places else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,11 +249,12 @@ class Heritage:
     def rebuild(
         self, partition: int, position: int, ledger: dict[str, Any] | None, pointers: Pointers, torn: Torn, first: int
     ) -> Inheritance:
-        """Return what an owner needs at a position; `first` is the oldest instance to warm soft state with.
+        """Return what an owner needs at a position; no instance before `first` is read to warm soft state with.
 
         It depends on its arguments and on the records they point to, so that a replay finds the same again.
         """
         ended, outcomes = self._ended(partition, pointers, torn)
+        gathered_from = begin(ledger, position)
         index = RequestIndex()
         waiting = []
         for place, request in self._requests(partition, pointers.requests_low, pointers.requests_end):
@@ -263,14 +264,15 @@ class Heritage:
         adopted = [
             request
             for offset, place in torn.requests.items()
-            if offset >= position
+            if offset >= gathered_from
             for _, request in self._requests(partition, place, place + 1)
         ]
+        instances = TopicPartition(self._topics.instances, partition)
         handover = Handover(
             ledger=ledger,
             requests=waiting,
             outcomes=outcomes,
-            recent=self._recent(TopicPartition(self._topics.instances, partition), first, position),
+            recent=self._recent(instances, max(first, min(gathered_from, position - self._warmup)), position),
             adopted=adopted,
         )
         return Inheritance(position, handover, pointers, index, torn)
@@ -318,10 +320,8 @@ class Heritage:
         return ended, list(recent)
 
     def _recent(self, instances: TopicPartition, first: int, position: int) -> list[Instance]:
-        if not self._warmup:
-            return []
         found = []
-        for record in self._reader.read(instances, max(first, position - self._warmup), position):
+        for record in self._reader.read(instances, first, position):
             try:
                 found.append(self._decoder(record))
             except BadRecord:

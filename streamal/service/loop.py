@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, Protocol
 
 from streamal.decoding import AnswerDecoder, InstanceDecoder
 from streamal.errors import CommitRefused, DeadlineMissed, LogDamaged
-from streamal.events import Event, ExampleLearned, ExampleSkipped, TornRepaired
+from streamal.events import Event, ExampleSkipped, FoldEvent, TornRepaired
 from streamal.lane import SamplingPlan
 from streamal.sampler import SelectiveSampler
 from streamal.service.clerk import Clerk
@@ -77,9 +77,7 @@ class Craft:
     replan: Callable[[Mapping[str, Any]], Sequence[SamplingPlan]]
 
 
-def fold(
-    sampler: SelectiveSampler, records: Sequence[Record], observer: Observer
-) -> list[ExampleLearned | ExampleSkipped]:
+def fold(sampler: SelectiveSampler, records: Sequence[Record], observer: Observer) -> list[FoldEvent]:
     """Fold records of `outcomes` as they lie in the log, and tell the observer."""
     if not records:
         return []

@@ -186,8 +186,9 @@ class Outbox:
         """Freeze what was collected; `placed` is filled in by the writer's thread, before the commit returns."""
         owned = {p: holding for p, holding in holdings.items() if self._touched(p)}
         ledgers = {p: holding.lane.ledger() for p, holding in owned.items()}
-        lows = {p: holding.index.low(holding.lane.pending) for p, holding in owned.items()}
-        oldest = {p: request.offset for p, h in owned.items() if (request := h.lane.pending.oldest) is not None}
+        known = {p: holding.index.low(holding.lane.pending) for p, holding in owned.items()}
+        new = [*((p, offset) for _, p, offset in self._requests), *self._adopted]
+        waiting = {(p, offset) for p, offset in new if owned[p].lane.pending.get(offset) is not None}
         pointers = {p: holding.pointers for p, holding in owned.items()}
         adopted = [(p, offset, owned[p].adopted.pop(offset)) for p, offset in self._adopted]
         for p, ledger in ledgers.items():
@@ -205,9 +206,8 @@ class Outbox:
             for p, ledger in ledgers.items():
                 own = dict(placed.requests.get(p, ()))
                 end = max([pointers[p].requests_end, *(place + 1 for place in own.values())])
-                low = lows[p]
-                if low is None:
-                    low = own[oldest[p]] if p in oldest else end
+                fresh = min((place for offset, place in own.items() if (p, offset) in waiting), default=end)
+                low = fresh if (before := known[p]) is None else min(before, fresh)
                 placed.pointers[p] = Pointers(low, end, max(ends.get(p, 0), self._version, pointers[p].outcomes_end))
                 place = TopicPartition(self._topics.instances, p)
                 found[place] = Position(spans[place], encode_metadata(ledger, placed.pointers[p]))

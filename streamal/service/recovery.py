@@ -86,7 +86,8 @@ class Recovery:
         first, end = self._log.bounds(place)
         records = self._reader.read(place, max(first, audit.pointers.requests_low), end)
         made = [(record.offset, request_of(record)) for record in records]
-        made = [(at, request) for at, request in made if request.offset < audit.instances[1]]
+        seen = audit.ledger_after["budget"]["seen"]
+        made = [(at, request) for at, request in made if request.budget["seen"] <= seen]
         outcomes = TopicPartition(self._topics.outcomes, 0)
         since = min([audit.pointers.outcomes_end, *(request.model_version for _, request in made[:1])])
         ended: set[int] = set()

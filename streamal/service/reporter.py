@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Final
+from dataclasses import replace
+from typing import Final, get_args
 
+from streamal.evaluate.estimate import Estimator
 from streamal.evaluate.prequential import Prequential
-from streamal.events import Event, ExampleLearned, RequestResolved, TornRepaired
+from streamal.events import (
+    DriftDetected,
+    DriftSource,
+    DriftWarned,
+    Event,
+    ExampleLearned,
+    ModelReplaced,
+    RequestResolved,
+    TornRepaired,
+)
 from streamal.lane import SamplingPlan
+from streamal.learning.drift import StreamWatch
+from streamal.messages import to_iso
 from streamal.service.loop import Loop, Step
 from streamal.transport.log import TopicPartition
 from streamal.web.metrics import Metrics
-from streamal.web.status import READY, PartitionStatus, Phase, Status, StatusBoard
+from streamal.web.status import READY, Drift, Estimates, PartitionStatus, Phase, Status, StatusBoard
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +37,15 @@ TORN: Final = (
 )
 PUBLISH_EVERY: Final = 0.2
 """Seconds between two statuses at least, unless the phase changes."""
+ESTIMATE_EVERY: Final = 10.0
+"""Seconds between two estimates at least: one takes the loop about 10 ms for 4,000 requests."""
 
 
 class Reporter:
     """Observes one worker; `version` and `snapshot_at` are asked when a status is made.
 
-    `started` says whether the worker has been ready once.
+    `watch` is shown all events, and what it says of them is told like an event. `started` says whether the worker has
+    been ready once.
     """
 
     def __init__(
@@ -38,6 +55,7 @@ class Reporter:
         metrics: Metrics,
         version: Callable[[], int],
         snapshot_at: Callable[[], float],
+        watch: StreamWatch | None = None,
     ) -> None:
         self._pipeline = pipeline
         self._plans = plans
@@ -45,6 +63,12 @@ class Reporter:
         self._version = version
         self._snapshot_at = snapshot_at
         self._scores = Prequential()
+        self._estimator = Estimator()
+        self._estimates = Estimates()
+        self._estimated = -math.inf
+        self._watch = watch
+        self._drift = {source: Drift() for source in get_args(DriftSource)}
+        self._replacements = 0
         self._progress = Progress()
         self._started_at = time.time()
         self._answered = 0
@@ -58,6 +82,7 @@ class Reporter:
     def observe(self, event: Event) -> None:
         """Count an event, and score what was learned."""
         self._metrics.observe(event)
+        self._estimator.observe(event)
         if isinstance(event, RequestResolved):
             self._answered += event.outcome.kind != "expired"
         elif isinstance(event, ExampleLearned) and event.outcome.label is not None:
@@ -65,6 +90,30 @@ class Reporter:
             self._scores.score(event.prediction, event.outcome.label)
         elif isinstance(event, TornRepaired):
             logger.error(TORN, event.partition, event.requests, event.outcomes)
+        elif isinstance(event, DriftWarned | DriftDetected):
+            self._changes(event)
+        elif isinstance(event, ModelReplaced):
+            self._replacements += 1
+            self._tell(logging.WARNING, "another model is served after a drift", event.at, examples=event.learned)
+        for found in self._watch.observe(event, time.time()) if self._watch else ():
+            self.observe(found)
+
+    def _changes(self, event: DriftWarned | DriftDetected) -> None:
+        """Take note of what a detector told."""
+        known, where = self._drift[event.source], {"partition": event.partition, "feature": event.feature}
+        told = {"source": event.source, **{name: value for name, value in where.items() if value is not None}}
+        if isinstance(event, DriftWarned):
+            self._drift[event.source] = replace(known, warnings=known.warnings + 1)
+            self._tell(logging.INFO, "the stream may be changing", event.at, **told)
+        else:
+            now = replace(known, drifts=known.drifts + 1, at=event.at, feature=event.feature)
+            self._drift[event.source] = now
+            self._tell(logging.WARNING, "the stream has changed", event.at, **told)
+
+    def _tell(self, level: int, message: str, at: float, **extra: object) -> None:
+        """Log what the fold or a detector made evident, unless it did so before this process."""
+        if self._phase != "restoring":
+            logger.log(level, message, extra={"at": to_iso(at), **extra})
 
     def took(self, step: Step, seconds: float) -> None:
         """Take note of how long a step took."""
@@ -84,6 +133,8 @@ class Reporter:
         self.started |= phase in READY
         if now - self._published >= PUBLISH_EVERY or phase != self._phase:
             self._published, self._phase = now, phase
+            if now - self._estimated >= ESTIMATE_EVERY:
+                self._estimated, self._estimates = now, self._estimator.estimate()
             self.board.publish(self._status(loop))
 
     def _status(self, loop: Loop | None) -> Status:
@@ -103,6 +154,9 @@ class Reporter:
             answered=self._answered,
             learned=self._learned,
             accuracy=self._scores.accuracy if self._learned else None,
+            estimates=self._estimates,
+            drift=dict(self._drift),
+            replacements=self._replacements,
             rebalances=loop.rebalances if loop else 0,
             oldest_pending_at=min(waiting, default=None),
             last_poll_at=time.time() if loop else None,

@@ -20,10 +20,14 @@ from prometheus_client.exposition import choose_encoder
 
 from streamal.events import (
     AnswerForwarded,
+    DriftDetected,
+    DriftSource,
+    DriftWarned,
     Event,
     ExampleSkipped,
     InstancesDecided,
     LabelRequested,
+    ModelReplaced,
     RecordRefused,
     RequestResolved,
     RequestSkipped,
@@ -31,7 +35,7 @@ from streamal.events import (
 )
 from streamal.messages import LabelRequest, Outcome, Reason
 from streamal.selection.budget import Permit
-from streamal.web.status import Status
+from streamal.web.status import Estimate, Estimates, Status
 
 REASONS: Final = (
     *("decode_error", "non_finite", "out_of_range", "too_deep", "too_large", "tombstone", "not_an_object"),
@@ -53,6 +57,9 @@ RESULTS: Final = (
     *("learned", "abstained", "invalid", "cancelled", "corrected", "skipped", "forwarded", "refused"),
     *dict.fromkeys(UNMATCHED.values()),
 )
+BOUNDS: Final = ("value", "low", "high")
+STRATA: Final = ("selected", "rest")
+LEVELS: Final = ("warning", "drift")
 MAX_CLASSES: Final = 20
 """Classes with a series of their own; the rest counts as `other`."""
 
@@ -93,7 +100,9 @@ class Metrics:
         self._lags: set[tuple[str, str]] = set()
         self._count_decisions()
         self._count_answers()
+        self._count_drift()
         self._measure_state()
+        self._measure_quality()
         self._measure_time()
         packages = {name: version(name) for name in ("streamal", "river")}
         build = {"version": packages["streamal"], "river": packages["river"], "python": platform.python_version()}
@@ -126,6 +135,18 @@ class Metrics:
         self._latency = self._histogram("label_latency_seconds", "From the request to its answer.", LONG)
         self._faults = self._counter("faults", "Faults that were survived.", kind=get_args(Fault))
 
+    def _count_drift(self) -> None:
+        sources = get_args(DriftSource)
+        self._drift = self._counter(
+            "drift_signals", "Warnings and drifts told by the detectors.", source=sources, level=LEVELS
+        )
+        self._drifted = self._gauge(
+            "drift_timestamp_seconds", "When a drift was last detected in what is watched; 0 for never.", "source"
+        )
+        for source in sources:
+            self._drifted.labels(self._pipeline, source).set(0.0)
+        self._replaced = self._counter("model_replacements", "Models that took the place of the served one.")
+
     def _measure_state(self) -> None:
         self._limit = self._gauge("budget_limit_ratio", "Budgeted labels per instance.")
         self._spent = self._gauge("budget_spent_ratio", "Labels asked for per instance, since the stream began.")
@@ -153,6 +174,34 @@ class Metrics:
             "estimator",
         )
         self._error.labels(self._pipeline, "prequential").set(math.nan)
+
+    def _measure_quality(self) -> None:
+        self._accuracy = self._gauge(
+            "accuracy_estimate_ratio",
+            "Accuracy on all instances of the window, estimated, with its 95 % interval; NaN while unknown.",
+            "bound",
+        )
+        self._naive = self._gauge(
+            "accuracy_answered_ratio", "Accuracy on the answered requests of the window, which are hard."
+        )
+        self._recall = self._gauge(
+            "class_recall_estimate_ratio",
+            "Share of each class that is recognised, among all instances of the window.",
+            "class",
+        )
+        self._macro_f1 = self._gauge("macro_f1_estimate_ratio", "Macro-F1 on all instances of the window.")
+        self._loss = self._gauge(
+            "loss_estimate",
+            "Log loss, for regression mean absolute error, on all instances of the window; NaN for what is not known.",
+            "bound",
+        )
+        self._responded = self._gauge(
+            "response_ratio",
+            "Answered share of the window's requests: of those the model chose, and of those only chance did.",
+            "stratum",
+        )
+        self._audits = self._gauge("audit_labels", "Answered exploration requests in the window of the estimates.")
+        self._reflect_estimates(Estimates())
 
     def _measure_time(self) -> None:
         self._steps: dict[Step, Histogram] = {
@@ -198,6 +247,13 @@ class Metrics:
                 self.fault("example_skipped")
             case TornRepaired():
                 self.fault("torn_transaction")
+            case DriftWarned(source):
+                self._drift.labels(self._pipeline, source, "warning").inc()
+            case DriftDetected(source, at):
+                self._drift.labels(self._pipeline, source, "drift").inc()
+                self._drifted.labels(self._pipeline, source).set(at)
+            case ModelReplaced():
+                self._replaced.labels(self._pipeline).inc()
 
     def fault(self, kind: Fault) -> None:
         """Count a fault that was survived."""
@@ -263,9 +319,28 @@ class Metrics:
             gauge.labels(self._pipeline).set(value)
         error = math.nan if status.accuracy is None else 1.0 - status.accuracy
         self._error.labels(self._pipeline, "prequential").set(error)
+        self._reflect_estimates(status.estimates)
         self._rebalanced.labels(self._pipeline).inc(max(0, status.rebalances - self._rebalances))
         self._rebalances = status.rebalances
         self._reflect_partitions(status)
+
+    def _reflect_estimates(self, estimates: Estimates) -> None:
+        """Set what is estimated; NaN where nothing can be said."""
+        found = estimates.measures
+        for gauge, estimate in (
+            (self._accuracy, found.get("accuracy")),
+            (self._loss, found.get("log_loss", found.get("mae"))),
+        ):
+            for bound in BOUNDS:
+                known: float | None = getattr(estimate, bound, None)
+                gauge.labels(self._pipeline, bound).set(math.nan if known is None else known)
+        self._naive.labels(self._pipeline).set(estimates.naive.get("accuracy", math.nan))
+        self._macro_f1.labels(self._pipeline).set(_value(found.get("macro_f1")))
+        for label in tuple(self._classes):
+            self._recall.labels(self._pipeline, label).set(_value(estimates.recall.get(label)))
+        for stratum in STRATA:
+            self._responded.labels(self._pipeline, stratum).set(estimates.response.get(stratum, math.nan))
+        self._audits.labels(self._pipeline).set(estimates.audit_labels)
 
     def _reflect_partitions(self, status: Status) -> None:
         """Set the series of owned partitions and drop those of partitions that went to another worker."""
@@ -288,3 +363,7 @@ class Metrics:
         """Return the exposition and its content type: OpenMetrics if the `Accept` header asks for it, else text."""
         encoder, content_type = choose_encoder(accept)
         return encoder(self.registry), content_type
+
+
+def _value(estimate: Estimate | None) -> float:
+    return math.nan if estimate is None else estimate.value

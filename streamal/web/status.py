@@ -16,6 +16,50 @@ READY: Final[frozenset[Phase]] = frozenset({"running", "standby"})
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """An estimated figure: `low` and `high` end its 95 % interval, None where none would be honest.
+
+    `labels` counts the audit labels it rests on.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    labels: int
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """What the answers say of the served model on all instances of a window, asked about or not.
+
+    `measures` holds `accuracy`, `macro_f1` and `log_loss`, or for regression `mae`; `recall` is by class. Both are
+    empty until there are a few audit labels, and so is `naive`: the same measures on the answered requests alone, which
+    were chosen for being hard. `response` is the share of the requests answered so far, by stratum, `selected` or
+    `rest`, where there are any.
+    """
+
+    instances: int = 0
+    audit_labels: int = 0
+    measures: Mapping[str, Estimate] = field(default_factory=dict)
+    recall: Mapping[str, Estimate] = field(default_factory=dict)
+    naive: Mapping[str, float] = field(default_factory=dict)
+    response: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What the detectors of one source have told since the process started, what it folded at its start included.
+
+    `at` is when a drift was last detected, in seconds since 1970, None for never, and `feature` the one that it was of.
+    """
+
+    warnings: int = 0
+    drifts: int = 0
+    at: float | None = None
+    feature: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PartitionStatus:
     """Where one owned partition stands.
 
@@ -53,8 +97,9 @@ class Status:
     `beat` is the monotonic clock's reading, in seconds, when the last turn of the loop ended; all other times are in
     seconds since 1970, None for never. `rate` is the budgeted labelling rate now, and `paused` says that
     nothing is asked at all; `accuracy` the prequential one on
-    answered requests, which were chosen for being hard. `rebalances`, `answered` and `learned` count since the process
-    started.
+    answered requests, which were chosen for being hard, and `estimates` what they say of all instances. `rebalances`,
+    `answered`, `learned` and `replacements` (of the served model after a drift) count since the process started, and
+    `estimates` looks back no further. `drift` is by source.
     """
 
     pipeline: str
@@ -68,6 +113,9 @@ class Status:
     answered: int = 0
     learned: int = 0
     accuracy: float | None = None
+    estimates: Estimates = field(default_factory=Estimates)
+    drift: Mapping[str, Drift] = field(default_factory=dict)
+    replacements: int = 0
     rebalances: int = 0
     oldest_pending_at: float | None = None
     last_poll_at: float | None = None

@@ -1,12 +1,16 @@
-"""The simulated annotator errs and keeps silent as often as it is told to, and always about the same instances."""
+"""The simulated annotator errs, keeps silent and is late as it is told to, and always about the same instances."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from statistics import fmean, median, stdev
+from typing import get_args
 
 import pytest
 
-from streamal.annotate.oracle import Oracle
+from streamal.annotate.oracle import DelayDistribution, Oracle
+from streamal.cli import DELAYS
 
 CLASSES = ["a", "b", "c"]
 MANY = range(20_000)
@@ -44,3 +48,39 @@ def test_the_draws_depend_on_seed_and_instance_alone() -> None:
 
     assert said(1) == said(1)
     assert said(1) != said(2)
+
+
+@pytest.mark.parametrize("distribution", get_args(DelayDistribution))
+def test_delays_are_never_negative_and_have_the_mean_they_were_told(distribution: DelayDistribution) -> None:
+    found = [Oracle(delay=200.0, distribution=distribution).latency(offset) for offset in MANY]
+    assert min(found) >= 0.0
+    assert fmean(found) == pytest.approx(200.0, rel=0.03)
+    assert {Oracle(distribution=distribution).latency(offset) for offset in range(100)} == {0.0}
+
+
+def test_each_distribution_has_its_shape() -> None:
+    constant, exponential, lognormal = (
+        [Oracle(delay=200.0, distribution=distribution).latency(offset) for offset in MANY]
+        for distribution in get_args(DelayDistribution)
+    )
+    assert set(constant) == {200.0}
+    assert median(exponential) == pytest.approx(200.0 * math.log(2.0), rel=0.03)
+    assert stdev(exponential) == pytest.approx(200.0, rel=0.03)
+    assert median(lognormal) == pytest.approx(200.0 / math.exp(0.5), rel=0.03)
+    assert stdev([math.log(late) for late in lognormal]) == pytest.approx(1.0, rel=0.03)
+
+
+def test_delays_depend_on_seed_and_instance_alone_and_owe_nothing_to_the_answer() -> None:
+    def late(seed: int, error: float = 0.0) -> list[float]:
+        oracle = Oracle(delay=9.0, error=error, seed=seed, distribution="exponential")
+        return [oracle.latency(offset) for offset in MANY]
+
+    assert late(1) == late(1, error=0.5)
+    assert late(1) != late(2)
+    mistaken = [Oracle(error=0.5, seed=1).answer(offset, "a", CLASSES) != "a" for offset in MANY]
+    of_mistakes = fmean(late for late, wrong in zip(late(1), mistaken, strict=True) if wrong)
+    assert of_mistakes == pytest.approx(9.0, rel=0.04)
+
+
+def test_the_command_offers_every_distribution() -> None:
+    assert get_args(DelayDistribution) == DELAYS

@@ -18,9 +18,10 @@ from streamal.evaluate.stream import Row
 from streamal.lane import SamplingPlan
 from streamal.learning import presets
 from streamal.messages import VALUE, Features, Label, LabelRequest, Outcome, Prediction, Task
+from streamal.pooling import fitting
 from streamal.selection.budget import BudgetPlan
 from streamal.selection.registry import STRATEGIES, build, check
-from streamal.selection.strategy import Proposal, QueryStrategy, Standing, StrategySpec
+from streamal.selection.strategy import Candidate, Proposal, QueryStrategy, Standing, StrategySpec
 from streamal.service.ledgers import Pointers, encode_metadata
 
 RATE = 0.2
@@ -54,6 +55,11 @@ STANDINGS = tuple(
     for pending in (0, 500)
 )
 
+POOLING = [
+    name
+    for name, entry in sorted(STRATEGIES.items())
+    if entry.build(StrategySpec(RATE, WINDOW, {}, lambda: MODEL)).pools is not None
+]
 by_name = pytest.mark.parametrize("name", sorted(STRATEGIES))
 
 
@@ -184,15 +190,15 @@ def test_a_former_version_s_empty_state_is_a_fresh_start(name: str) -> None:
 
 @by_name
 def test_no_prediction_breaks_it(name: str) -> None:
-    strategy = new(name)
+    strategy, features = new(name), {"x": 1.0, "y": 0.0}
     for _ in range(3):
         for prediction in ODD:
             for standing in STANDINGS:
-                proposal = strategy.propose({"x": 1.0}, prediction, standing)
+                proposal = strategy.propose(features, prediction, standing)
                 assert isinstance(proposal, Proposal)
                 assert 0.0 <= proposal.propensity <= 1.0, (prediction, standing)
                 for asked in (True, False):
-                    strategy.update({"x": 1.0}, prediction, proposal, asked=asked)
+                    strategy.update(features, prediction, proposal, asked=asked)
     orjson.loads(orjson.dumps(strategy.state()))
 
 
@@ -216,23 +222,51 @@ def test_answers_that_never_come_do_not_make_it_starve(name: str) -> None:
 
 
 def assert_spends(plan: SamplingPlan, prediction: Prediction, count: int, *, silent: int = 0) -> None:
-    """Check from a cold start that the bound holds at every prefix, and that at least 90 % of the allowance is used."""
+    """Check from a cold start that the bound holds at every prefix, and that at least 90 % of the allowance is used.
+
+    A prefix ends with the instance upon which a request is made. That is the one it is about, or where the strategy
+    pools, any one up to the end of its window; what the open window has earned is not due yet.
+    """
     partition = Partition(plan, Constant(prediction, task=plan.task), silent=silent)
     partition.run(stream(count))
-    budget = plan.budget
+    budget, pools = plan.budget, plan.build_strategy(partition.fold).pools
+    latest = fitting(pools.size, budget) if pools else 1
     for number, value in enumerate(partition.requests, start=1):
-        seen = LabelRequest.decode(value).offset + 1
+        request = LabelRequest.decode(value)
+        seen = int(request.budget["seen"])
+        assert request.offset < seen <= request.offset + latest
         bound = max(budget.loan, budget.rate * seen + 1.0) if budget.loan else budget.rate * seen
         assert number <= bound + 1e-9
-    assert partition.lane.asked >= 0.9 * partition.lane.allowed
+    gathered = partition.lane.ledger()["window"]["count"] if pools else 0
+    assert partition.lane.asked >= 0.9 * (partition.lane.allowed - budget.rate * gathered)
+
+
+@pytest.mark.parametrize("name", POOLING)
+def test_choosing_changes_nothing_and_takes_different_ones_within_the_count(name: str) -> None:
+    strategy, random = new(name), Random(0)
+    show(strategy, list(cases(200)))
+    outcomes: list[Outcome] = []
+    show(new("random"), list(cases(200, seed=1)), outcomes=outcomes)
+    assert strategy.pools is not None
+    for odd in (*ODD, None):
+        seen = [(features, odd or prediction) for features, prediction, _ in cases(60, seed=2)]
+        candidates = [Candidate(features, prediction, random.random()) for features, prediction in seen]
+        for count in (1, 7, 60):
+            state = copy.deepcopy(strategy.state())
+            chosen, again = (strategy.pools.choose(candidates, iter(outcomes), count, STANDINGS[0]) for _ in "ab")
+            assert chosen == again
+            assert strategy.state() == state
+            assert len({choice.place for choice in chosen}) == len(chosen) <= count
+            assert all(0 <= choice.place < 60 and 0.0 < choice.propensity <= 1.0 for choice in chosen)
 
 
 LIGHT = ("logistic_regression", "softmax", "gaussian_nb", "hoeffding_tree", "text_logistic", "linear_regression")
+MODELS = {kind: presets.build(kind, parameters={}, scaling="all", seed=0) for kind in presets.PRESETS}
 COMBINATIONS = [
     pytest.param(kind, name, id=f"{kind}-{name}")
-    for kind in presets.PRESETS
+    for kind, model in MODELS.items()
     for name, entry in sorted(STRATEGIES.items())
-    if presets.build(kind, parameters={}, scaling="all", seed=0).task in entry.tasks
+    if model.task in entry.tasks and (model.ensemble or not entry.ensemble)
 ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from streamal.errors import ConfigError
 from streamal.evaluate import report
 from streamal.evaluate.simulate import CurvePoint, Simulation
 from streamal.selection.registry import STRATEGIES
+from streamal.web.status import Estimate, Estimates
 
 CLASSES = {"accuracy": 0.9, "kappa": 0.8, "macro_f1": 0.7, "balanced_accuracy": 0.6, "log_loss": 0.5}
 NUMBERS = {"mae": 12.5, "rmse": 1234.5, "r2": -0.5}
@@ -30,6 +32,7 @@ def simulation(
         max_overshoot=overshoot,
         spent_ratio=0.9993,
         scores=found,
+        estimates=estimates(found["accuracy"]),
         strategy=strategy,
         model="logistic_regression",
         rate=0.05,
@@ -38,6 +41,14 @@ def simulation(
         learned=2_264,
         curve=tuple(CurvePoint(seen, seen // 20, 0.5, found) for seen in range(200, 2_200, 200)),
     )
+
+
+def estimates(accuracy: float | None) -> Estimates:
+    """Return what the answers would have said: a bit too much, in a wide interval, and far too little by themselves."""
+    if accuracy is None:
+        return Estimates()
+    measures = {"accuracy": Estimate(accuracy + 0.01, accuracy - 0.04, accuracy + 0.03, 100)}
+    return Estimates(1_000, 100, measures, naive={"accuracy": accuracy - 0.15})
 
 
 def rendered(results: dict[str, list[Simulation]]) -> str:
@@ -60,10 +71,24 @@ def test_all_strategies_with_several_seeds_fit_80_columns() -> None:
 def test_what_was_spent_stands_beside_what_was_reached() -> None:
     text = rendered({"random": [simulation("random", CLASSES)]})
     assert "logistic_regression, 45,312 instances, 2,266 labels allowed" in text
-    [row] = [line.split() for line in text.splitlines() if line.startswith("random")]
+    row, _ = [line.split() for line in text.splitlines() if line.startswith("random")]
     assert row == ["random", "2,264", "99.9%", "0.900", "0.800", "0.700", "0.600", "0.500"]
     assert "The budget held at every prefix." in text
     assert "mae" not in text
+
+
+def test_the_true_accuracy_stands_beside_what_the_answers_say_of_it() -> None:
+    text = rendered({"random": [simulation("random", CLASSES)]})
+    assert report.KNOWN in text
+    _, row = [line.split() for line in text.splitlines() if line.startswith("random")]
+    assert row == ["random", "0.900", "0.910", "0.860", "0.930", "0.750"]
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_where_nothing_can_be_said_nothing_is() -> None:
+    silent = replace(simulation("random", CLASSES), estimates=Estimates())
+    assert report.KNOWN not in rendered({"random": [silent]})
+    assert report.KNOWN not in rendered({"random": [simulation("random", NUMBERS)]})
 
 
 def test_a_broken_budget_is_not_hidden_by_other_runs() -> None:

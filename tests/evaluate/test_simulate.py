@@ -11,7 +11,7 @@ import pytest
 from specimens import Constant, stream, truth
 
 from streamal.annotate.oracle import Oracle
-from streamal.evaluate.simulate import Simulation, simulate
+from streamal.evaluate.simulate import Simulation, Simulator, simulate
 from streamal.evaluate.stream import Row
 from streamal.lane import SamplingPlan
 from streamal.learning import presets
@@ -19,7 +19,7 @@ from streamal.selection.budget import BudgetPlan
 from streamal.selection.registry import STRATEGIES
 
 KEYS = """instances asked allowed max_overshoot spent_ratio accuracy kappa macro_f1 balanced_accuracy log_loss
-strategy model rate seed delay""".split()
+strategy model rate seed delay estimated_accuracy estimated_low estimated_high naive_accuracy""".split()
 """What `simulate --json` promises to its readers."""
 
 
@@ -61,7 +61,7 @@ def test_the_budget_holds_at_every_prefix_and_is_used(strategy: str, loan: int) 
     assert found.instances == 5_000
     assert found.allowed == pytest.approx(500.0)
     assert found.spent_ratio == found.asked / found.allowed
-    assert found.spent_ratio >= 0.97
+    assert found.spent_ratio >= (0.95 if strategy == "pool" else 0.97), "what the last window has earned may be unspent"
 
 
 def test_the_budget_is_used_fully_on_average() -> None:
@@ -96,6 +96,13 @@ def test_the_summary_is_what_readers_were_promised() -> None:
     assert all(isinstance(found[key], int | float) for key in KEYS if key not in ("strategy", "model"))
 
 
+def test_what_a_service_would_know_of_the_accuracy_stands_beside_the_true_one() -> None:
+    found = run(rows(6_000), oracle=Oracle(delay=10)).summary()
+    assert found["estimated_accuracy"] == pytest.approx(found["accuracy"], abs=0.2)
+    assert found["estimated_low"] < found["estimated_accuracy"] < found["estimated_high"]
+    assert found["naive_accuracy"] < found["accuracy"] - 0.05
+
+
 def test_the_same_seed_gives_the_same_run_and_another_one_another() -> None:
     stream_rows = rows(1_500)
     first = run(stream_rows, oracle=Oracle(delay=40, error=0.1, silence=0.1))
@@ -109,6 +116,30 @@ def test_an_answer_is_learned_when_its_time_has_come(delay: int) -> None:
     assert found.learned <= found.asked
     assert found.asked - found.learned <= delay
     assert (found.learned < found.asked) == (delay == 100)
+
+
+def test_answers_come_in_the_order_of_their_delays() -> None:
+    model, oracle = Constant({"usual": 1.0}), Oracle(delay=30, distribution="exponential", seed=2)
+    stream_rows = rows(400)
+    simulator = Simulator(SamplingPlan(BudgetPlan(0.5), "periodic"), model, oracle, ["rare", "usual"])
+    asked = [number for number, row in enumerate(stream_rows) if simulator.step(number, row).asked]
+    due = sorted((number + oracle.latency(number), number) for number in asked)
+    answered = [number for late, number in due if late <= len(stream_rows) - 1]
+    assert answered != sorted(answered)
+    assert 0 < len(asked) - len(answered) < 100
+    assert [features for features, _, _ in model.learned] == [stream_rows[number].features for number in answered]
+
+
+@pytest.mark.parametrize("delay", [0, 130])
+def test_an_answer_is_about_the_row_that_was_asked_about_also_where_that_came_long_before(delay: int) -> None:
+    model = Constant({"usual": 0.5, "rare": 0.5})
+    stream_rows = [Row(instance.features, truth(instance.features)) for instance in stream(1_000)]
+    plan = SamplingPlan(BudgetPlan(0.2, loan=0), "pool", {"pool_window": 100})
+    simulator = Simulator(plan, model, Oracle(delay=delay), ["rare", "usual"])
+    late = sum(simulator.step(number, row).asked for number, row in enumerate(stream_rows))
+    assert late < simulator.learned
+    assert len(model.learned) == simulator.learned > 150
+    assert all(label == truth(features) for features, label, _ in model.learned)
 
 
 def test_late_answers_silence_and_mistakes_cost_but_the_budget_is_used() -> None:

@@ -12,11 +12,13 @@ from river import compose, ensemble, feature_extraction, forest, linear_model, n
 from specimens import dump
 
 from streamal.errors import ModelError
-from streamal.learning.allowed import ALLOWED, Recorder, allowed_in
+from streamal.learning.allowed import ALLOWED, WATCHED, Recorder, allowed_in
+from streamal.learning.drift import WatchedModel
+from streamal.learning.fold import Fold
 from streamal.learning.online import FactoryModel
 from streamal.learning.presets import PRESETS, build, from_factory
 from streamal.learning.snapshot import load
-from streamal.messages import Features, Moment, Value
+from streamal.messages import Features, Label, Moment, Outcome, Value
 
 KEY = b"k" * 32
 LOOKS = (0, 1, 10, 300, 1_000, 1_100, 1_999)
@@ -69,10 +71,46 @@ def test_the_list_of_a_preset_is_exact(kind: str) -> None:
     assert found == ALLOWED[kind]
 
 
+def learned(index: int, features: Features, label: Label) -> Outcome:
+    return Outcome(
+        kind="learned",
+        partition=0,
+        offset=index,
+        instance_id="",
+        features=features,
+        label=label,
+        weight=1.0,
+        prediction={},
+        utility=0.0,
+        propensity=1.0,
+        reason="uncertainty",
+        would_select=True,
+        strategy="random",
+        model_version=0,
+        requested_at=0.0,
+        resolved_at=0.0,
+        annotator=None,
+    )
+
+
+@pytest.mark.parametrize("kind", ["gaussian_nb", "hoeffding_adaptive_tree", "linear_regression"])
+def test_the_list_of_what_watches_a_model_is_exact(kind: str) -> None:
+    fold, found = Fold(WatchedModel(build(kind, parameters={}, seed=1), heard="answers", adapts=True)), set[str]()
+    for index, (features, value) in enumerate(stream("numbers", max(LOOKS) + 1)):
+        label = value if fold.model.task == "regression" else ("up" if value > 0 else "down")
+        fold.fold([(index, learned(index, features, label))])
+        if index in LOOKS or index % 50 == 0:
+            recorder = Recorder(pickle.dumps(fold.model, 5))
+            recorder.load()
+            found |= recorder.found
+    assert found - ALLOWED[kind] == WATCHED - ALLOWED[kind]
+    assert found >= WATCHED
+
+
 def test_every_preset_has_a_list_without_a_gadget() -> None:
     assert set(ALLOWED) == set(PRESETS)
-    named = set().union(*ALLOWED.values())
-    assert len(named) == 49
+    named = set().union(*ALLOWED.values(), WATCHED)
+    assert len(named) == 54
     own = ("river.", "streamal.learning.")
     assert {name for name in named if not name.startswith(own)} == {
         "builtins:float",

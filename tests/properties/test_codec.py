@@ -40,10 +40,11 @@ decided: dict[str, st.SearchStrategy[Any]] = {
     "utility": utilities,
     "propensity": shares,
     "reason": reasons,
-    "would_select": st.booleans(),
+    "would_select": st.none() | st.booleans(),
     "strategy": texts,
     "model_version": st.integers(0, 2**53),
     "requested_at": times,
+    "synthetic": st.booleans(),
 }
 requests = st.builds(
     LabelRequest,

@@ -11,7 +11,9 @@ from specimens import STEP, Constant, Partition, Settled, logistic, stream
 from streamal.lane import SamplingPlan
 from streamal.learning import presets
 from streamal.learning.model import Model
+from streamal.pooling import begin
 from streamal.selection.budget import BudgetPlan, Limit
+from streamal.selection.pool import LEAST_SIZE, METHODS
 from streamal.selection.registry import STRATEGIES, build
 from streamal.selection.strategy import QueryStrategy, StrategySpec
 
@@ -36,6 +38,7 @@ def warmup(strategy: str) -> int:
 
 EXACT = sorted(n for n, entry in STRATEGIES.items() if entry.exact and "classification" in entry.tasks)
 WITHOUT_SOFT_STATE = [name for name in EXACT if not warmup(name) and not built(name).recalls]
+SYNTHESIS = (("synthesis", "mode", "nearest"), ("synthesis", "mode", "synthetic"))
 BLIND = ("random", "periodic")
 """They never look at a prediction, so it does not matter that the copy with the pending instances is built anew."""
 
@@ -60,7 +63,8 @@ def check(plan: SamplingPlan, model: Callable[[], Model], crashes: set[int], del
     for stop in [*sorted(crashes), LENGTH]:
         shaken.run(instances[start:stop])
         if stop < LENGTH:
-            shaken.crash(model(), instances[max(0, stop - warmup(plan.strategy)) : stop])
+            first = min(begin(shaken.lane.ledger(), stop), stop - warmup(plan.strategy))
+            shaken.crash(model(), instances[max(0, first) : stop])
         start = stop
     assert shaken.requests == calm.requests
     assert shaken.outcomes == calm.outcomes
@@ -119,3 +123,33 @@ def test_soft_state_is_rebuilt_from_the_last_instances(
     """Exactly, since the stream is shorter than the warm-up and the model does not change."""
     assert warmup(strategy) in range(LENGTH, 10 * LENGTH) or not warmup(strategy)
     check(SamplingPlan(budget, strategy, seed=seed), Settled, crashes, 30, silent)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    how=st.sampled_from([*(("pool", "method", method) for method in METHODS), *SYNTHESIS]),
+    window=st.integers(LEAST_SIZE, 150),
+    budget=budgets,
+    model=st.sampled_from([Settled, neighbours]),
+    seed=st.integers(0, 2**32),
+    crashes=crash_points,
+    delay=delays,
+    silent=st.sampled_from([0, 3]),
+)
+def test_an_open_window_goes_on_exactly(
+    how: tuple[str, str, str],
+    window: int,
+    budget: BudgetPlan,
+    model: Callable[[], Model],
+    seed: int,
+    crashes: set[int],
+    delay: int,
+    silent: int,
+) -> None:
+    """Also where the model learns meanwhile: the window is compared by the model at its end, whoever gathered it.
+
+    Not with synthesis, since the default strategy's soft state is rebuilt by the model of the takeover.
+    """
+    strategy, name, value = how
+    plan = SamplingPlan(budget, strategy, {"pool_window": window, name: value}, seed=seed)
+    check(plan, Settled if strategy == "synthesis" else model, crashes, delay, silent)

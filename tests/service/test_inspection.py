@@ -12,22 +12,26 @@ import orjson
 import pytest
 from broker import Broker
 from served import PARTITIONS, RATE, ROWS, requests_of, serve_stream
-from specimens import answer_to, stream
+from specimens import Settled, answer_to, stream, truth
 
 from streamal import assemble
 from streamal.errors import BadRecord
+from streamal.evaluate.estimate import Estimator
+from streamal.events import LabelRequested, RequestResolved
 from streamal.lane import SamplingPlan
 from streamal.learning import presets
 from streamal.learning.fold import Fold
 from streamal.messages import VALUE, LabelRequest, Outcome
 from streamal.sampler import Handover, SelectiveSampler
 from streamal.selection.budget import BudgetPlan
-from streamal.service.inspection import WHY, Inspection, as_line, in_words, tail
+from streamal.service import inspection as inspecting
+from streamal.service.inspection import WHY, Inspection, as_line, in_words, quality_in_words, tail
 from streamal.service.ledgers import Topics
 from streamal.settings import Settings
 from streamal.transport.embedded import EmbeddedLog
 from streamal.transport.kafka import KafkaLog
 from streamal.transport.log import Append, Log, TopicPartition
+from streamal.web.status import Estimate, Estimates
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +101,65 @@ def test_a_request_is_found_with_its_outcome(inspection: Inspection, log: Log) -
         inspection.request("41")
 
 
+def test_the_estimates_from_the_log_are_those_of_its_workers(tmp_path: Path) -> None:
+    log, workers = EmbeddedLog(tmp_path / "log.db"), Estimator()
+    log.create_topics({"instances": 2, "label-requests": 2, "outcomes": 1})
+    sampler = SelectiveSampler([SamplingPlan(BudgetPlan(rate=0.2), explore=0.5)] * 2, Fold(Settled()))
+    appends = []
+    for instance in stream(1_500):
+        p = int(instance.offset % 3 > 0)
+        if p not in sampler.lanes:
+            sampler.open(p, Handover())
+        for event in sampler.see(p, [instance], float(instance.offset)):
+            workers.observe(event)
+            if isinstance(event, LabelRequested):
+                appends.append(Append("label-requests", p, event.request.encode()))
+                if event.request.offset % 7:
+                    answer = answer_to(event.request.request_id, truth(instance.features), partition=p)
+                    [resolved] = sampler.answer(p, [answer], float(instance.offset))
+                    assert isinstance(resolved, RequestResolved)
+                    workers.observe(resolved)
+                    appends.append(Append("outcomes", 0, resolved.outcome.encode()))
+    log.writer("worker").append(appends)
+    found, expected = Inspection(log, Topics(), "streamal", 0.2).estimates(), workers.estimate()
+    assert found.instances == pytest.approx(expected.instances, abs=30)
+    assert (found.audit_labels, found.response) == (expected.audit_labels, expected.response)
+    assert found.naive == pytest.approx(expected.naive)
+    assert found.measures["accuracy"].value == pytest.approx(expected.measures["accuracy"].value, abs=0.003)
+    assert found.naive["accuracy"] < found.measures["accuracy"].value - 0.03
+    log.close()
+
+
+def test_the_estimates_count_all_instances_and_say_who_answered(inspection: Inspection, log: Log) -> None:
+    requests = requests_of(log)
+    rest = [made.reason == "exploration" and not made.would_select for made in requests]
+    found = inspection.estimates()
+    assert found.instances == ROWS
+    assert found.audit_labels == sum(made.reason == "exploration" for made in requests[::2])
+    assert found.response["rest"] == pytest.approx(sum(rest[::2]) / sum(rest))
+
+
+@pytest.mark.parametrize("first_look", [1, 8, 1_000])
+def test_the_estimates_look_back_as_far_on_all_partitions(
+    inspection: Inspection, log: Log, monkeypatch: pytest.MonkeyPatch, first_look: int
+) -> None:
+    monkeypatch.setattr(inspecting, "FIRST_LOOK", first_look)
+    monkeypatch.setattr(inspecting, "ENOUGH", 6)
+    requests = requests_of(log)
+    looked_at = inspection._last_requests()
+    assert sorted(looked_at, key=requests.index) == [made for made in requests if made in looked_at]
+    since = looked_at[0].requested_at
+    assert {made.request_id for made in requests if made.requested_at > since} <= {
+        made.request_id for made in looked_at
+    }
+    assert sum(made.reason == "exploration" for made in looked_at) >= 6
+    if first_look == 1_000:
+        assert len(looked_at) == len(requests)
+    else:
+        assert len(looked_at) < len(requests)
+        assert inspection.estimates().instances < ROWS
+
+
 def test_classes_are_those_of_the_outcomes(inspection: Inspection) -> None:
     assert set(inspection.labels()) == {"rare", "usual"}
 
@@ -119,6 +182,7 @@ def test_before_a_worker_came_all_is_ahead(tmp_path: Path) -> None:
     [standing] = fresh.standings()
     assert (standing.seen, standing.asked, standing.allowed, standing.pending, standing.lag) == (0, 0, 0.0, 0, 3)
     assert fresh.waiting() == []
+    assert fresh.estimates() == Estimates()
     log.close()
 
 
@@ -193,6 +257,15 @@ def test_words_tell_the_unbiased_arm(request_made: LabelRequest) -> None:
     drawn = replace(request_made, reason="exploration", propensity=0.01, would_select=True)
     assert "a chance of 0.01 of being asked; the strategy would have asked anyhow." in in_words(drawn, None)
     assert "asked." in in_words(replace(drawn, would_select=False), None)
+
+
+def test_words_on_the_quality_show_the_naive_figure_never_alone() -> None:
+    assert quality_in_words(Estimates(500, 4)) == [
+        "Quality on the whole stream: unknown with 4 audit labels; 5 are needed."
+    ]
+    mae = Estimates(500, 40, {"mae": Estimate(12.345, None, None, 40)}, naive={"mae": 20.0}, response={"selected": 1.0})
+    assert quality_in_words(mae)[0] == "Mean absolute error on the whole stream 12.35, on the answered ones 20."
+    assert all(len(line) < 80 for line in quality_in_words(mae))
 
 
 def test_words_tell_the_outcome(request_made: LabelRequest) -> None:

@@ -131,6 +131,16 @@ def test_the_index_knows_where_the_oldest_pending_request_lies() -> None:
     assert index.low(waiting(20)) == 81
 
 
+def test_the_lowest_place_counts_and_not_the_lowest_offset() -> None:
+    index = RequestIndex()
+    for offset, place in ((7, 70), (31, 71), (12, 72), (9, 73), (44, 74)):
+        index.add(offset, place)
+    assert index.low(waiting(31, 12, 9)) == 71
+    assert index.low(waiting(9)) == 73
+    assert index.low(waiting(44)) == 74
+    assert index.low(waiting(50)) is None
+
+
 def test_one_request_that_nobody_answers_does_not_make_the_index_grow() -> None:
     index, pending = RequestIndex(), waiting(0)
     for offset in range(5_000):

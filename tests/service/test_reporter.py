@@ -1,19 +1,30 @@
-"""What makes a worker unhealthy besides a loop that stands still: records that wait and do not come."""
+"""What a worker says of itself: whether records wait and do not come, and how good its model is on all instances."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
+from specimens import Settled, answer_to, stream, truth
 
-from streamal.service.reporter import Progress
+from streamal.evaluate.estimate import Estimator
+from streamal.events import Event, LabelRequested
+from streamal.lane import SamplingPlan
+from streamal.learning.fold import Fold
+from streamal.sampler import Handover, SelectiveSampler
+from streamal.selection.budget import BudgetPlan
+from streamal.service import reporter
+from streamal.service.reporter import Progress, Reporter
 from streamal.transport.log import TopicPartition
+from streamal.web.metrics import Metrics
 from streamal.web.server import BEAT_LIMIT, diagnose
 from streamal.web.status import PartitionStatus, Phase, Status
 
 INSTANCES, ANSWERS = TopicPartition("instances", 0), TopicPartition("answers", 0)
 OTHER = TopicPartition("instances", 1)
 STATUS = Status("fraud", "running", 0.0, 0.0, 0.05)
+PLAN = SamplingPlan(BudgetPlan(0.2), explore=0.2)
 
 
 class Watched:
@@ -122,3 +133,42 @@ def test_a_member_without_partitions_is_healthy(worker: Watched, phase: Phase) -
     for _ in range(100):
         worker.look()
         assert worker.reason(phase) is None
+
+
+def events_of_a_worker() -> list[Event]:
+    """Return what a worker tells of 600 instances whose requests are all answered."""
+    sampler = SelectiveSampler([PLAN], Fold(Settled()))
+    sampler.open(0, Handover())
+    events: list[Event] = []
+    for instance in stream(600):
+        decided = sampler.see(0, [instance], 0.0)
+        events += decided
+        for request in (event.request for event in decided if isinstance(event, LabelRequested)):
+            events += sampler.answer(0, [answer_to(request.request_id, truth(request.features))], 1.0)
+    return events
+
+
+def test_the_status_tells_how_good_the_model_is_on_all_instances(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporter, "PUBLISH_EVERY", 0.0)
+    monkeypatch.setattr(reporter, "ESTIMATE_EVERY", 0.0)
+    told, alone = Reporter("fraud", [PLAN], Metrics("fraud"), lambda: 0, lambda: 0.0), Estimator()
+    assert told.board.read().estimates == alone.estimate()
+    for event in events_of_a_worker():
+        told.observe(event)
+        alone.observe(event)
+    told.beat("running", None)
+    found = told.board.read().estimates
+    assert found == alone.estimate()
+    assert found.instances == 600
+    assert found.measures["accuracy"].value > found.naive["accuracy"]
+
+
+def test_the_estimate_is_made_anew_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporter, "PUBLISH_EVERY", 0.0)
+    monkeypatch.setattr(reporter, "ESTIMATE_EVERY", math.inf)
+    told = Reporter("fraud", [PLAN], Metrics("fraud"), lambda: 0, lambda: 0.0)
+    told.beat("running", None)
+    for event in events_of_a_worker():
+        told.observe(event)
+    told.beat("running", None)
+    assert told.board.read().estimates.instances == 0

@@ -14,7 +14,9 @@ from streamal import assemble
 from streamal.errors import TransportError
 from streamal.service import control
 from streamal.service.control import Change
+from streamal.service.inspection import Inspection
 from streamal.service.ledgers import decode_metadata
+from streamal.service.recovery import Recovery
 from streamal.service.replay import PartitionReport
 from streamal.service.verify import verify
 from streamal.settings import load, revised
@@ -61,14 +63,14 @@ class Solo:
         self._worker.stop()
         self._worker.run()
 
-    def feed(self, count: int) -> None:
-        """Append instances, and wait until they are decided on and committed."""
+    def feed(self, count: int, *, broken: bool = False) -> None:
+        """Append instances, and wait until they are decided on and committed; `broken` ones are refused."""
         rows = [
             {"id": str(n), "features": {"x": n % 7 / 7, "y": n % 5 / 5}, "label": "ab"[n % 2]}
             for n in range(self._fed, self._fed + count)
         ]
         self._fed += count
-        self._writer.append([Append("instances", 0, orjson.dumps(row)) for row in rows])
+        self._writer.append([Append("instances", 0, orjson.dumps(row)[: -1 if broken else None]) for row in rows])
         self.turn(lambda: self.position.offset == self._fed)
 
     def tear(self, count: int, *, audited: bool = True) -> None:
@@ -106,8 +108,18 @@ class Solo:
         """Count the records of a topic by their key, without moments."""
         return Counter(record.key for record in self.records(topic) if not (record.key or b"").startswith(b"moments"))
 
+    def waiting(self) -> set[bytes]:
+        """Return the keys of the requests that wait, as somebody outside sees them."""
+        topics, budget = assemble.topics_of(self.settings), self.settings.budget
+        found = Inspection(self.log, topics, self.settings.transport.group, budget.rate).waiting()
+        return {request.request_id.encode() for request in found}
+
     def verify(self) -> PartitionReport:
         return verify(assemble.subject_of(self.settings, self.log)).partitions[0]
+
+
+def value_of(record: Record) -> Any:
+    return orjson.loads(record.value or b"")
 
 
 @pytest.fixture
@@ -147,6 +159,91 @@ def test_what_a_torn_transaction_left_is_neither_asked_nor_learned_again(
     assert (found.torn, found.instances) == (1, before + 1_000)
     ledger, _ = decode_metadata(at.position.metadata)
     assert ledger["budget"]["asked"] == at.keys("label-requests").total()
+
+
+POOL: dict[str, Mapping[str, Any]] = {
+    "strategy": {"name": "pool", "parameters": {"pool_window": 100}},
+    "budget": {"cold_start_loan": 0},
+}
+
+
+@pytest.mark.parametrize("audited", [True, False])
+@pytest.mark.parametrize("before", [40, 330])
+@pytest.mark.parametrize("torn", [80, 120, 500])
+def test_what_a_torn_transaction_asked_at_a_windows_end_is_not_asked_again(
+    solo: Callable[..., Solo], torn: int, before: int, audited: bool
+) -> None:
+    """Some of it is about instances before the position, in the window that was open there."""
+    at = solo(**POOL)
+    at.start()
+    at.feed(before)
+    asked = at.keys("label-requests").total()
+    at.tear(torn, audited=audited)
+    left = at.keys("label-requests").total() - asked
+    assert left > 0
+    at.start()
+    at.feed(400)
+    at.stop()
+    at.start()
+    at.feed(170)
+    at.stop()
+    found = at.verify()
+    assert found.differences == []
+    assert (found.torn, found.instances) == (1, before + torn + 570)
+    keys = at.keys("label-requests")
+    assert set(keys.values()) == {1}
+    ledger, _ = decode_metadata(at.position.metadata)
+    assert ledger["budget"]["asked"] == keys.total()
+    assert at.waiting() == set(keys)
+    spent = [orjson.loads(record.value or b"")["budget"] for record in at.records("label-requests")]
+    assert [one["asked"] for one in spent] == list(range(1, len(spent) + 1))
+    assert all(one["asked"] <= one["allowed"] + 1e-9 for one in spent)
+    assert ledger["budget"]["asked"] >= 0.9 * 0.05 * (ledger["budget"]["seen"] - ledger["window"]["count"])
+
+
+def test_refused_records_do_not_count_in_a_window_that_goes_on_elsewhere(solo: Callable[..., Solo]) -> None:
+    at = solo(**POOL)
+    at.start()
+    for _ in range(9):
+        at.feed(37)
+        at.feed(41, broken=True)
+        at.stop()
+        at.start()
+    at.stop()
+    found = at.verify()
+    assert found.differences == []
+    assert (found.instances, found.letters, found.takeovers) == (9 * 37, 9 * 41, 9)
+    ledger, _ = decode_metadata(at.position.metadata)
+    window = ledger["window"]
+    assert (window["first"], window["count"]) == (8 * 78 + 4, 33)
+    assert int(window["decided"], 16).bit_count() <= 2
+    chosen = [request for request in map(value_of, at.records("label-requests")) if request["reason"] == "uncertainty"]
+    assert {request["budget"]["seen"] for request in chosen} <= {100, 200, 300}
+    assert len({request["offset"] for request in chosen}) == len(chosen) > 3
+    ages = [r["budget"]["seen"] - (r["offset"] // 78 * 37 + r["offset"] % 78 + 1) for r in chosen]
+    assert sum(age >= 37 for age in ages) > len(ages) / 3, "from before the last takeover"
+    assert 0 <= min(ages) <= max(ages) < 100
+
+
+def test_a_lost_ledger_comes_back_with_its_window(solo: Callable[..., Solo]) -> None:
+    """Without what a transaction asked that the audit does not know of, even about instances before the position."""
+    at = solo(**POOL, model={"scaling": "labelled"})
+    at.start()
+    at.feed(330)
+    held = at.position
+    at.tear(90, audited=False)
+    at.log.set_positions(at.settings.transport.group, {INSTANCES: Position(held.offset, "")})
+    recovery = Recovery(at.log, assemble.topics_of(at.settings), at.settings.transport.group)
+    [found] = recovery.look()
+    (ledger, pointers), (back, their) = (decode_metadata(p.metadata) for p in (held, found.positions[INSTANCES]))
+    assert back == ledger
+    assert (their.requests_low, their.requests_end) == (pointers.requests_low, pointers.requests_end)
+    recovery.put_back([found])
+    at.start()
+    at.feed(100)
+    at.stop()
+    assert set(at.keys("label-requests").values()) == {1}
+    assert at.verify().differences == []
 
 
 def test_orders_on_an_idle_partition_are_audited_one_by_one(solo: Callable[..., Solo]) -> None:

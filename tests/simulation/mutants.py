@@ -7,6 +7,7 @@ one that they do not find says that the simulation is blind there.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from heapq import heappop
 from typing import Any, Final
 
 import pytest
@@ -14,7 +15,10 @@ from simulation.cluster import Cluster, Token
 from simulation.memory_log import MemoryProducer, MemoryWriter, Point, Steps
 
 from streamal.errors import CommitRefused, TransportError
-from streamal.service.ledgers import Heritage, Inheritance, Pointers, Torn
+from streamal.messages import Instance
+from streamal.pending import PendingRequests
+from streamal.pooling import Window
+from streamal.service.ledgers import Heritage, Inheritance, Pointers, RequestIndex, Torn
 from streamal.service.loop import Loop
 from streamal.transport.log import Position, TopicPartition, Transaction
 
@@ -123,6 +127,28 @@ def restored_to_the_stable_end(patch: Patch) -> None:
     patch.setattr(Heritage, "rebuild", by_now)
 
 
+def places_by_offset(patch: Patch) -> None:
+    """Look for the oldest request as if requests lay in the order of the instances they are about."""
+
+    def low(self: RequestIndex, pending: PendingRequests) -> int | None:
+        oldest = pending.oldest
+        while oldest and self._places and self._places[0][1] < oldest.offset:
+            heappop(self._places)
+        return self._places[0][0] if oldest and self._places and self._places[0][1] == oldest.offset else None
+
+    patch.setattr(RequestIndex, "low", low)
+
+
+def decided_forgotten(patch: Patch) -> None:
+    """Read the instances of an open window back without asking which of them are decided."""
+    restore = Window.restore
+
+    def forgetful(self: Window, state: Mapping[str, Any], recent: Sequence[Instance]) -> None:
+        restore(self, {**state, "decided": "0"} if state else state, recent)
+
+    patch.setattr(Window, "restore", forgetful)
+
+
 MUTANTS: Final[Sequence[Callable[[Patch], None]]] = (
     offsets_before_sends,
     no_generation,
@@ -132,3 +158,5 @@ MUTANTS: Final[Sequence[Callable[[Patch], None]]] = (
     writer_used_again,
     restored_to_the_stable_end,
 )
+MUTANTS_OF_WINDOWS: Final[Sequence[Callable[[Patch], None]]] = (places_by_offset, decided_forgotten)
+"""Those that matter only where requests are made at the end of a window."""

@@ -91,14 +91,16 @@ class Fault:
 
 
 @cache
-def settings_of(kind: str) -> Settings:
-    """Return the settings of a small stream."""
+def settings_of(kind: str, strategy: str) -> Settings:
+    """Return the settings of a small stream; where there are windows, the burst lets them have twelve instances."""
     settings = load(None)
+    burst = None if strategy == "class_conditional" else 12
+    parameters = {"share": 0.8} if strategy == "synthesis" else {}
     for section, values in (
         ("transport", {"partitions": 2}),
         ("model", {"kind": kind}),
-        ("budget", {"rate": 0.25, "cold_start_loan": 6, "expiry": EXPIRY}),
-        ("strategy", {"window": 8, "explore": 0.2}),
+        ("budget", {"rate": 0.25, "cold_start_loan": 6, "expiry": EXPIRY, "burst": burst}),
+        ("strategy", {"name": strategy, "window": 8, "explore": 0.2, "parameters": parameters}),
     ):
         settings = revised(settings, section, values)
     return settings
@@ -353,10 +355,17 @@ class Process:
 class World:
     """All there is: the cluster, two slots for processes, a feeder, an annotator, and the clock."""
 
-    def __init__(self, seed: int, faults: Sequence[Fault] = (), *, stops: Sequence[tuple[int, int]] = ()) -> None:
+    def __init__(
+        self,
+        seed: int,
+        faults: Sequence[Fault] = (),
+        *,
+        stops: Sequence[tuple[int, int]] = (),
+        strategy: str = "class_conditional",
+    ) -> None:
         self.draw = draw = Random(seed)
         self.now = 1_700_000_000.0
-        self.settings = settings_of(MODELS[seed % len(MODELS)])
+        self.settings = settings_of(MODELS[seed % len(MODELS)], strategy)
         self.task = assemble.build_model(self.settings).task
         self.topics = assemble.topics_of(self.settings)
         self.made_with = assemble.made_with(self.settings)
@@ -652,14 +661,14 @@ def random_faults(seed: int) -> tuple[list[Fault], list[tuple[int, int]]]:
     return faults, stops
 
 
-def simulate(seed: int) -> World:
+def simulate(seed: int, strategy: str = "class_conditional") -> World:
     """Play the schedule of a seed and audit it.
 
     Raises:
         AssertionError: a promise was broken; with what had happened before, and how to see it again.
     """
     faults, stops = random_faults(seed)
-    world = World(seed, faults, stops=stops)
+    world = World(seed, faults, stops=stops, strategy=strategy)
     try:
         world.play()
         world.check()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -14,8 +14,11 @@ from typing import Final
 import pytest
 from simulation import schedule
 from simulation.memory_log import Point
-from simulation.mutants import MUTANTS
+from simulation.mutants import MUTANTS, MUTANTS_OF_WINDOWS
 from simulation.schedule import Fault, World, simulate
+
+from streamal.messages import LabelRequest
+from streamal.transport.log import Record
 
 CHOSEN: Final = os.environ.get("STREAMAL_SIMULATION_SEEDS", "0:300")
 """Which seeds to play, from:to."""
@@ -61,6 +64,23 @@ def test_random_schedules(seed: int) -> None:
     simulate(seed)
 
 
+@pytest.mark.parametrize("strategy", ["pool", "synthesis"])
+@pytest.mark.parametrize("seed", range(min(len(SEEDS), 30)))
+def test_random_schedules_with_windows(seed: int, strategy: str) -> None:
+    simulate(seed, strategy)
+
+
+@pytest.mark.parametrize("strategy", ["pool", "synthesis"])
+def test_the_windows_ask_about_what_came_before(strategy: str) -> None:
+    worlds = [simulate(seed, strategy) for seed in range(6)]
+    orders = [[(r.partition, LabelRequest.decode(r.value or b"").offset) for r in requests_in(w)] for w in worlds]
+    assert sum(order != sorted(order) for order in orders) >= 5
+
+
+def requests_in(world: World) -> Iterator[Record]:
+    return world.tape(world.topics.label_requests).records()
+
+
 def test_the_schedules_meet_what_they_are_for() -> None:
     """Each kind of fault strikes, workers end by themselves, and answers come late, twice and astray."""
     worlds = [simulate(seed) for seed in range(40)]
@@ -84,13 +104,19 @@ def test_the_same_seed_gives_the_same_topics() -> None:
     assert done.stdout.strip() == first
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
-def test_the_simulation_bites(mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "mutant"),
+    [("class_conditional", mutant) for mutant in MUTANTS] + [("pool", mutant) for mutant in MUTANTS_OF_WINDOWS],
+    ids=lambda found: getattr(found, "__name__", found),
+)
+def test_the_simulation_bites(
+    strategy: str, mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(schedule, "PATIENCE", 6_000)
     mutant(monkeypatch)
     for seed in range(ENOUGH):
         try:
-            simulate(seed)
+            simulate(seed, strategy)
         except AssertionError as found:
             print(f"found by seed {seed}: {str(found).splitlines()[0]}")
             return

@@ -12,9 +12,13 @@ from prometheus_client.samples import Sample
 
 from streamal.events import (
     AnswerForwarded,
+    DriftDetected,
+    DriftSource,
+    DriftWarned,
     ExampleSkipped,
     InstancesDecided,
     LabelRequested,
+    ModelReplaced,
     RecordRefused,
     RequestResolved,
     RequestSkipped,
@@ -22,7 +26,7 @@ from streamal.events import (
 from streamal.messages import DeadLetter, LabelRequest, Outcome, OutcomeKind, Reason, Received
 from streamal.selection.budget import Permit
 from streamal.web.metrics import MAX_CLASSES, REASONS, Metrics
-from streamal.web.status import PartitionStatus, Status
+from streamal.web.status import Estimate, Estimates, PartitionStatus, Status
 
 STATUS = Status(
     pipeline="fraud",
@@ -39,6 +43,18 @@ STATUS = Status(
     rebalances=2,
     oldest_pending_at=1500.0,
     last_commit_at=1600.0,
+)
+ESTIMATES = Estimates(
+    instances=80_000,
+    audit_labels=200,
+    measures={
+        "accuracy": Estimate(0.87, 0.84, 0.9, 200),
+        "macro_f1": Estimate(0.7, None, None, 200),
+        "log_loss": Estimate(0.41, None, None, 200),
+    },
+    recall={"fraud": Estimate(0.55, None, None, 12)},
+    naive={"accuracy": 0.78, "macro_f1": 0.6, "log_loss": 0.9},
+    response={"selected": 0.9},
 )
 REQUEST = LabelRequest(
     partition=0,
@@ -210,6 +226,61 @@ def test_an_unknown_accuracy_is_no_error_of_zero(metrics: Metrics) -> None:
     assert math.isnan(error)
 
 
+def test_the_estimate_stands_beside_the_naive_figure(metrics: Metrics) -> None:
+    metrics.reflect(replace(STATUS, estimates=ESTIMATES))
+    bounds = ("value", "low", "high")
+    assert [value(metrics, "accuracy_estimate_ratio", bound=bound) for bound in bounds] == [0.87, 0.84, 0.9]
+    assert value(metrics, "accuracy_answered_ratio") == 0.78
+    assert value(metrics, "loss_estimate", bound="value") == 0.41
+    assert value(metrics, "macro_f1_estimate_ratio") == 0.7
+    assert value(metrics, "class_recall_estimate_ratio", **{"class": "fraud"}) == 0.55
+    assert value(metrics, "response_ratio", stratum="selected") == 0.9
+    assert value(metrics, "audit_labels") == 200
+    unknown = (
+        value(metrics, "loss_estimate", bound="low"),
+        value(metrics, "class_recall_estimate_ratio", **{"class": "ok"}),
+        value(metrics, "response_ratio", stratum="rest"),
+    )
+    assert all(found is not None and math.isnan(found) for found in unknown)
+
+
+def test_what_can_no_longer_be_said_is_not_said(metrics: Metrics) -> None:
+    before = series(metrics)
+    metrics.reflect(replace(STATUS, partitions={}, estimates=ESTIMATES))
+    metrics.reflect(replace(STATUS, partitions={}))
+    assert series(metrics) == before
+    for name, labels in (
+        ("accuracy_estimate_ratio", {"bound": "value"}),
+        ("accuracy_answered_ratio", {}),
+        ("class_recall_estimate_ratio", {"class": "fraud"}),
+        ("response_ratio", {"stratum": "selected"}),
+    ):
+        found = value(metrics, name, **labels)
+        assert found is not None
+        assert math.isnan(found)
+    assert value(metrics, "audit_labels") == 0
+
+
+def test_a_class_beyond_the_cap_has_no_recall_of_its_own() -> None:
+    metrics = Metrics("fraud", ("ok",))
+    for i in range(100):
+        metrics.observe(RequestResolved(outcome("learned", f"class {i}"), 1.0))
+    recall = {f"class {i}": Estimate(0.5, None, None, 9) for i in range(100)}
+    metrics.reflect(replace(STATUS, estimates=replace(ESTIMATES, recall=recall)))
+    found = [sample.value for sample in samples(metrics, "streamal_class_recall_estimate_ratio")]
+    assert len(found) == MAX_CLASSES
+    assert found.count(0.5) == MAX_CLASSES - 1
+
+
+def test_a_regression_shows_its_mean_absolute_error(metrics: Metrics) -> None:
+    measures = {"mae": Estimate(12.5, 11.0, 14.0, 150)}
+    metrics.reflect(replace(STATUS, estimates=Estimates(9_000, 150, measures, naive={"mae": 20.0})))
+    assert value(metrics, "loss_estimate", bound="high") == 14.0
+    found = value(metrics, "accuracy_estimate_ratio", bound="value")
+    assert found is not None
+    assert math.isnan(found)
+
+
 def test_series_of_partitions_that_left_are_dropped(metrics: Metrics) -> None:
     metrics.reflect(STATUS)
     metrics.reflect(replace(STATUS, partitions={1: STATUS.partitions[1]}, rebalances=3))
@@ -220,6 +291,22 @@ def test_series_of_partitions_that_left_are_dropped(metrics: Metrics) -> None:
     metrics.reflect(replace(STATUS, partitions={}, rebalances=3))
     assert value(metrics, "budget_spent_ratio") == 0.0
     assert value(metrics, "rebalances_total") == 3
+
+
+def test_drift_counts_by_what_is_watched_and_the_last_one_has_its_time(metrics: Metrics) -> None:
+    assert value(metrics, "drift_timestamp_seconds", source="errors") == 0.0
+    metrics.observe(DriftWarned("errors", 1000.0))
+    metrics.observe(DriftDetected("errors", 1200.0))
+    metrics.observe(DriftDetected("features", 1300.0, 0, "amount"))
+    metrics.observe(ModelReplaced(1250.0, 24))
+    for source, level, count in (("errors", "warning", 1), ("errors", "drift", 1), ("utilities", "drift", 0)):
+        assert value(metrics, "drift_signals_total", source=source, level=level) == count
+    assert [value(metrics, "drift_timestamp_seconds", source=source) for source in get_args(DriftSource)] == [
+        1200.0,
+        0.0,
+        1300.0,
+    ]
+    assert value(metrics, "model_replacements_total") == 1
 
 
 def test_events_make_no_new_series() -> None:
@@ -233,6 +320,10 @@ def test_events_make_no_new_series() -> None:
     for topic in ("instances", "answers", "elsewhere"):
         for reason in (*REASONS, "novel"):
             metrics.observe(refused(topic, reason))
+    for source in get_args(DriftSource):
+        metrics.observe(DriftWarned(source, 1.0, 0, "amount"))
+        metrics.observe(DriftDetected(source, 1.0, 0, "amount"))
+    metrics.observe(ModelReplaced(1.0, 20))
     for step in ("decision", "learn", "commit"):
         metrics.took(step, 0.001)
     assert series(metrics) == before

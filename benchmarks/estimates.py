@@ -1,0 +1,145 @@
+"""Do the live estimates keep what they promise: does their 95 % interval hold the truth in 95 of 100 runs?
+
+A simulation knows every label, so what the service estimates from a few answers can be held against the truth of the
+very same run. Each run has a seed, a stretch of a stream, a model and an annotator of its own, and no constant of
+`streamal.evaluate.estimate` was chosen by these runs. The naive figure is that on the answered requests alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final, NamedTuple
+
+from rich.console import Console
+from rich.progress import track
+from river import datasets
+from river.datasets import synth
+
+from benchmarks.measure import electricity
+from streamal.annotate.oracle import Oracle
+from streamal.evaluate.simulate import Simulator
+from streamal.evaluate.stream import Row, read
+from streamal.lane import SamplingPlan
+from streamal.learning import presets
+from streamal.messages import best_label
+from streamal.selection.budget import BudgetPlan
+from streamal.selection.coin import Coin
+from streamal.web.status import Estimate
+
+RUNS: Final = 200
+ROWS: Final = 10_000
+"""Of a run; at the default share of exploration they bring 25 audit labels, and so wide intervals."""
+RATE: Final = 0.05
+MODELS: Final = ("logistic_regression", "gaussian_nb", "hoeffding_tree")
+ANNOTATORS: Final[Mapping[str, Callable[[int], Oracle]]] = {
+    "at once": lambda seed: Oracle(seed=seed),
+    "300 rows late": lambda seed: Oracle(delay=300.0, seed=seed),
+    "3 in 10 never": lambda seed: Oracle(silence=0.3, seed=seed),
+}
+START: Final = 0
+"""The coin that shifts the start of a stream."""
+
+Source = Callable[[int], Sequence[Row]]
+"""Gives the rows of a run by its seed."""
+
+
+class Check(NamedTuple):
+    """One estimate of a run, the naive figure beside it if there is one, and the truth."""
+
+    measure: str
+    estimate: Estimate
+    naive: float | None
+    truth: float
+
+    @property
+    def covered(self) -> bool | None:
+        """Whether the interval holds the truth; None if there is no interval."""
+        low, high = self.estimate.low, self.estimate.high
+        return None if low is None or high is None else low <= self.truth <= high
+
+
+def coverage(stream: Path, repeats: int) -> Sequence[Mapping[str, Any]]:
+    """Make `RUNS` runs, whatever `repeats` says; `stream` is Electricity's file, or a folder of other streams."""
+    found = sources(stream)
+    cells = list(product(found, MODELS, ANNOTATORS))
+    checks: dict[tuple[str, str], list[Check]] = defaultdict(list)
+    for seed in track(range(RUNS), "runs", console=Console(stderr=True)):
+        name, model, annotator = cells[seed % len(cells)]
+        for check in run(found[name](seed), model, ANNOTATORS[annotator](seed), seed):
+            for group in ("all", annotator, name):
+                checks[check.measure, group].append(check)
+    # the accuracy group by group, the other measures as a whole
+    return [line(*key, made) for key, made in checks.items() if "accuracy" in key or "all" in key]
+
+
+def sources(stream: Path) -> dict[str, Source]:
+    """Return the streams by name."""
+    if stream.is_dir():
+        return {path.name.split(".")[0]: shifted(list(read(path))) for path in sorted(stream.glob("*.csv.gz"))}
+    return {
+        "electricity": shifted(electricity(stream)),
+        "segment": shifted(rows_of(datasets.ImageSegments())),
+        "agrawal": lambda seed: rows_of(synth.Agrawal(seed % 10, seed, perturbation=0.1).take(ROWS)),
+        "led": lambda seed: rows_of(synth.LED(seed, noise_percentage=0.1).take(ROWS)),
+        "drifting rbf": lambda seed: rows_of(
+            synth.RandomRBFDrift(seed, seed, n_classes=4, change_speed=0.001, n_drift_centroids=5).take(ROWS)
+        ),
+        "sea": lambda seed: rows_of(synth.SEA(seed % 4, noise=0.1, seed=seed).take(ROWS)),
+        "waveform": lambda seed: rows_of(synth.Waveform(seed).take(ROWS)),
+    }
+
+
+def shifted(rows: Sequence[Row]) -> Source:
+    """Return what gives stretches of a stream, which goes on from its beginning where it ends."""
+
+    def stretch(seed: int) -> Sequence[Row]:
+        start = int(Coin(seed, START).draw(0) * len(rows))
+        return [rows[(start + number) % len(rows)] for number in range(min(ROWS, len(rows)))]
+
+    return stretch
+
+
+def rows_of(stream: Iterable[tuple[Mapping[Any, Any], Any]]) -> list[Row]:
+    """Return the rows of a stream of River's."""
+    return [Row({str(name): float(value) for name, value in x.items()}, str(y)) for x, y in stream]
+
+
+def run(rows: Sequence[Row], kind: str, oracle: Oracle, seed: int) -> Iterator[Check]:
+    """Simulate once, and yield what was estimated."""
+    plan, model = SamplingPlan(BudgetPlan(RATE), seed=seed), presets.build(kind, parameters={}, seed=seed)
+    right: dict[str, list[bool]] = {str(row.label): [] for row in rows}
+    simulator = Simulator(plan, model, oracle, sorted(right))
+    for number, row in enumerate(rows):
+        right[str(row.label)].append(best_label(simulator.step(number, row).prediction) == row.label)
+    found, truth = simulator.estimator.estimate(), simulator.scores.summary()
+    for measure, estimate in found.measures.items():
+        yield Check(measure, estimate, found.naive[measure], truth[measure] or 0.0)
+    for label, estimate in found.recall.items():
+        yield Check("recall", estimate, None, fmean(right[label]))
+
+
+def line(measure: str, group: str, checks: Sequence[Check]) -> dict[str, Any]:
+    """Return what the checks of a group come to; errors are estimate less truth."""
+    errors = [check.estimate.value - check.truth for check in checks]
+    naive = [check.naive - check.truth for check in checks if check.naive is not None]
+    covered = [check.covered for check in checks if check.covered is not None]
+    widths = [
+        (c.estimate.high - c.estimate.low) / 2
+        for c in checks
+        if c.estimate.high is not None and c.estimate.low is not None
+    ]
+    return {
+        "measure": measure,
+        "runs": group,
+        "figures": len(checks),
+        "bias": round(fmean(errors), 4),
+        "rms_error": round(fmean(error**2 for error in errors) ** 0.5, 4),
+        "naive_bias": round(fmean(naive), 4) if naive else None,
+        "intervals": len(covered),
+        "covered": round(fmean(covered), 3) if covered else None,
+        "half_width": round(fmean(widths), 4) if widths else None,
+    }
