@@ -26,6 +26,8 @@ from kafka import TopicPartition as KafkaPartition
 from kafka.errors import KafkaError
 from story import PROGRAM, Feeder, Stage, until, until_still
 
+from streamal.errors import StreamalError
+
 WORKERS: Final = (0, 1)
 GUEST: Final = 2
 """The slot of the worker that joins and leaves."""
@@ -506,6 +508,6 @@ def check(chaos: Chaos) -> Report:
     for final_check in FINAL_CHECKS:
         try:
             final_check(chaos)
-        except AssertionError as broken:
+        except (AssertionError, StreamalError) as broken:
             chaos.report.violations.append(f"{final_check.__name__}: {broken}")
     return chaos.report
