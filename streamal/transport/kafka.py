@@ -271,7 +271,7 @@ class KafkaLog:
                 allowed[where] = self._allowed(partial(self._describe_group, right.name))
             elif right.resource == "transactional-id":
                 # Seeing it is all that can be asked about; a writer that may only see it is refused when it opens.
-                allowed[where] = self._allowed(partial(self._admin.describe_transactions, [right.name]))
+                allowed[where] = self._allowed(partial(self._describe_writer, right.name))
         return [
             right
             for right in rights
@@ -333,6 +333,10 @@ class KafkaLog:
         found: Mapping[str, Any] = self._admin.describe_groups([group])[group]
         if failed.GroupAuthorizationFailedError.__name__ in (found["error"] or ""):
             raise failed.GroupAuthorizationFailedError(group)
+        return found
+
+    def _describe_writer(self, transactional_id: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._admin.describe_transactions([transactional_id])
         return found
 
     def _allowed(self, describe: Callable[[], Mapping[str, Any]]) -> Collection[str] | None:
