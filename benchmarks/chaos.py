@@ -1,8 +1,8 @@
 """The promises under fire: one long stream through hundreds of faults, with everything that was counted, and audited.
 
 Here nothing is timed for its own sake: the figures say what was survived, and how long it took to go on. It is the
-engine of `tests/stories/test_chaos.py` (`tests/chaos.py`) with ten times as many faults. Under at-least-once delivery
-repetitions are no violation; they are counted.
+engine of `tests/stories/test_chaos.py` (`tests/chaos.py`) with twenty times as many faults. Under at-least-once
+delivery repetitions are no violation; they are counted.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from typing import Any, Final
 
 import click
 import orjson
+from rich.console import Console
+from rich.progress import Progress
 
 from benchmarks.measure import HERE
 
@@ -55,11 +57,19 @@ def survive(dose: Dose, rows: int, mode: str) -> dict[str, Any]:
         place = Place(Path(directory), cluster.bootstrap)
         with closing(Stage(place, budget={"expiry": LATE * 2 / 3}, delivery={"mode": mode})) as stage:
             chaos = Chaos(stage, cluster, seed=20)
-            try:
-                chaos.run(dose, rows=rows, per_second=PER_SECOND, late=LATE)
-            except AssertionError:
-                click.echo(stage.tell(), err=True)
-                raise
+            with Progress(*Progress.get_default_columns(), console=Console(stderr=True)) as bar:
+                shown = bar.add_task("faults survived", total=len(dose.kinds))
+                try:
+                    chaos.run(
+                        dose,
+                        rows=rows,
+                        per_second=PER_SECOND,
+                        late=LATE,
+                        progress=lambda survived: bar.update(shown, completed=survived),
+                    )
+                except AssertionError:
+                    click.echo(stage.tell(), err=True)
+                    raise
             if mode == "exactly_once":
                 return check(chaos).row() | {"total_s": round(time.monotonic() - begun)}
             row = {name: figure for name, figure in chaos.report.row().items() if name != "violations"}

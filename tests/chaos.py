@@ -26,6 +26,8 @@ from kafka import TopicPartition as KafkaPartition
 from kafka.errors import KafkaError
 from story import PROGRAM, Feeder, Stage, until, until_still
 
+from streamal.errors import StreamalError
+
 WORKERS: Final = (0, 1)
 GUEST: Final = 2
 """The slot of the worker that joins and leaves."""
@@ -58,14 +60,18 @@ class Dose:
     hole: int = 0
     overlapping: float = 0.0
 
+    @property
+    def kinds(self) -> list[str]:
+        """All faults by their names, in the order of the table."""
+        return [name for name in FAULTS for _ in range(getattr(self, name))]
+
     def plan(self, draw: random.Random) -> list[list[str]]:
         """Return the faults in their order, up to three in a group that overlap.
 
         >>> Dose(kill=2, zombie=2, overlapping=0.5).plan(random.Random(1))
         [['zombie', 'kill'], ['zombie', 'kill']]
         """
-        counts = {name: getattr(self, name) for name in FAULTS}
-        kinds = [name for name, count in counts.items() for _ in range(count)]
+        kinds = self.kinds
         draw.shuffle(kinds)
         groups: list[list[str]] = []
         for kind in kinds:
@@ -211,8 +217,16 @@ class Chaos:
         self._session = stage.settings.transport.session_timeout
         stage.worker(BEHIND).variables["STREAMAL__TRANSPORT__BOOTSTRAP_SERVERS"] = cluster.behind
 
-    def run(self, dose: Dose, *, rows: int, per_second: float, late: float = 0.0) -> Report:
-        """Feed at least so many rows while the faults strike, drain, and check everything.
+    def run(
+        self,
+        dose: Dose,
+        *,
+        rows: int,
+        per_second: float,
+        late: float = 0.0,
+        progress: Callable[[int], object] = lambda survived: None,
+    ) -> Report:
+        """Feed at least so many rows while the faults strike, and drain; `progress` is told of faults survived.
 
         Raises:
             AssertionError: the stream does not go on, or a worker ended with a code that it should not.
@@ -227,6 +241,7 @@ class Chaos:
                     self._settle()
                     for group in plan:
                         self._strike(group)
+                        progress(self.report.faults.total())
                     self.report.longest_gap = watch.longest
                     self.report.chaos_seconds = time.monotonic() - begun
             finally:
@@ -493,6 +508,6 @@ def check(chaos: Chaos) -> Report:
     for final_check in FINAL_CHECKS:
         try:
             final_check(chaos)
-        except AssertionError as broken:
+        except (AssertionError, StreamalError) as broken:
             chaos.report.violations.append(f"{final_check.__name__}: {broken}")
     return chaos.report

@@ -242,9 +242,15 @@ class KafkaLog:
         """
         check_metadata(positions)
         wanted = as_kafka(positions)
-        answer = self._ask(f"set the offsets of {group}", lambda: self._admin.alter_group_offsets(group, wanted))
-        refused = {error.__name__ for error in answer.values() if error is not failed.NoError}
-        if refused:
+
+        def alter() -> set[str]:
+            found = {error for error in self._admin.alter_group_offsets(group, wanted).values()} - {failed.NoError}
+            for error in found:
+                if issubclass(error, RetriableError):
+                    raise error
+            return {error.__name__ for error in found}
+
+        if refused := self._ask(f"set the offsets of {group}", alter):
             message = (
                 f"the positions of group {group} were not set ({', '.join(sorted(refused))}): it has members; stop its "
                 "workers, wait until their session has ended, and try again"
@@ -265,7 +271,7 @@ class KafkaLog:
                 allowed[where] = self._allowed(partial(self._describe_group, right.name))
             elif right.resource == "transactional-id":
                 # Seeing it is all that can be asked about; a writer that may only see it is refused when it opens.
-                allowed[where] = self._allowed(partial(self._admin.describe_transactions, [right.name]))
+                allowed[where] = self._allowed(partial(self._describe_writer, right.name))
         return [
             right
             for right in rights
@@ -329,6 +335,10 @@ class KafkaLog:
             raise failed.GroupAuthorizationFailedError(group)
         return found
 
+    def _describe_writer(self, transactional_id: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self._admin.describe_transactions([transactional_id])
+        return found
+
     def _allowed(self, describe: Callable[[], Mapping[str, Any]]) -> Collection[str] | None:
         """Return what may be done with what is described; None where the broker does not say so."""
         try:
@@ -367,7 +377,11 @@ class KafkaLog:
             return False  # the broker is away, so nobody can own anything
 
     def _ask(self, doing: str, request: Callable[[], Answer]) -> Answer:
-        """Repeat a request while the cluster settles: right after its start it has no coordinators yet."""
+        """Repeat a request while the cluster settles: right after its start it has no coordinators yet.
+
+        The client is made anew in between, since kafka-python's never asks for the successor of a coordinator that it
+        knows, even if that one has died or says that it is none any more.
+        """
         deadline = monotonic() + self._cluster.deadline
         while True:
             try:
@@ -377,6 +391,8 @@ class KafkaLog:
                     message = f"Kafka did not {doing} within {self._cluster.deadline:g} s: {explain(error)}"
                     raise DeadlineMissed(message) from error
                 sleep(RETRY)
+                self._admin.close()
+                self._admin = self._cluster.admin()
             except KafkaError as error:
                 raise translate(error, doing) from error
 

@@ -1,6 +1,6 @@
 """Chaos in short: workers and brokers die, freeze and are cut off under load, and the log shows nothing of it.
 
-The long form, with ten times as many faults, is `python -m benchmarks run chaos/exactly-once`.
+The long form, with twenty times as many faults, is `python -m benchmarks run chaos/exactly-once`.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def survive(size: int, dose: Dose, rows: int, tmp_path: Path, staged: Callable[.
 
 
 def test_workers_die_and_come_back_from_the_dead(tmp_path: Path, staged: Callable[..., Stage]) -> None:
-    dose = Dose(kill=10, zombie=8, join=1, overlapping=0.9)
-    report = survive(1, dose, 10_000, tmp_path, staged)
-    assert report.overlapping > 2
+    dose = Dose(kill=5, zombie=4, join=1, overlapping=0.9)
+    report = survive(1, dose, 6_000, tmp_path, staged)
+    assert report.overlapping >= 2
     assert report.answers["expired"]
 
 
