@@ -30,16 +30,17 @@ from streamal.selection.budget import BudgetPlan
 from streamal.selection.coin import Coin
 from streamal.web.status import Estimate
 
-RUNS: Final = 200
+RUNS: Final = 400
 ROWS: Final = 10_000
 """Of a run; at the default share of exploration they bring 25 audit labels, and so wide intervals."""
 RATE: Final = 0.05
 MODELS: Final = ("logistic_regression", "gaussian_nb", "hoeffding_tree")
 ANNOTATORS: Final[Mapping[str, Callable[[int], Oracle]]] = {
-    "at once": lambda seed: Oracle(seed=seed),
-    "300 rows late": lambda seed: Oracle(delay=300.0, seed=seed),
-    "3 in 10 never": lambda seed: Oracle(silence=0.3, seed=seed),
+    "prompt": lambda seed: Oracle(seed=seed),
+    "late": lambda seed: Oracle(delay=300.0, seed=seed),
+    "silent": lambda seed: Oracle(silence=0.3, seed=seed),
 }
+"""Who answers at once, who 300 rows late, and who never answers 3 in 10 questions."""
 START: Final = 0
 """The coin that shifts the start of a stream."""
 
@@ -72,8 +73,9 @@ def coverage(stream: Path, repeats: int) -> Sequence[Mapping[str, Any]]:
         for check in run(found[name](seed), model, ANNOTATORS[annotator](seed), seed):
             for group in ("all", annotator, name):
                 checks[check.measure, group].append(check)
-    # the accuracy group by group, the other measures as a whole
-    return [line(*key, made) for key, made in checks.items() if "accuracy" in key or "all" in key]
+    measures = list(dict.fromkeys(measure for measure, _ in checks))
+    shown = [*product(measures, ("all",)), *product(("accuracy",), (*ANNOTATORS, *found))]
+    return [line(*key, checks[key]) for key in shown]
 
 
 def sources(stream: Path) -> dict[str, Source]:
@@ -136,10 +138,10 @@ def line(measure: str, group: str, checks: Sequence[Check]) -> dict[str, Any]:
         "measure": measure,
         "runs": group,
         "figures": len(checks),
-        "bias": round(fmean(errors), 4),
-        "rms_error": round(fmean(error**2 for error in errors) ** 0.5, 4),
-        "naive_bias": round(fmean(naive), 4) if naive else None,
-        "intervals": len(covered),
-        "covered": round(fmean(covered), 3) if covered else None,
-        "half_width": round(fmean(widths), 4) if widths else None,
+        "bias": round(fmean(errors), 3),
+        "rms": round(fmean(error**2 for error in errors) ** 0.5, 3),
+        "naive": round(fmean(naive), 3) if naive else None,
+        "half": round(fmean(widths), 3) if widths else None,
+        "covered": f"{sum(covered)}/{len(covered)}",
+        "share": round(fmean(covered), 3) if covered else None,
     }

@@ -2,7 +2,8 @@
 
 The last instances are remembered, each with the distance to its nearest neighbour so far. The *local density factor* of
 a new instance counts those to which it is nearer than any before: an outlier is nobody's neighbour. Instances with a
-factor of 0 are asked about only where the others do not use the allowance; the others are ranked by their margin.
+factor of 0 rank below all others, so they are hardly asked about as long as the others use the allowance; the others
+rank by their margin.
 
 Source: Ienco, Zliobaite, Pfahringer: High Density-Focused Uncertainty Sampling for Active Learning over Evolving Stream
 Data (2014), there called DBALStream. We differ in three points. Distances are measured on standardised features, since

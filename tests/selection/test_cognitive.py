@@ -20,7 +20,7 @@ from streamal.selection.cognitive import Cognition, Cognitive
 from streamal.selection.coin import mix
 from streamal.selection.density import ALONE
 from streamal.selection.strategy import Proposal, Standing, StrategySpec
-from streamal.selection.threshold import steered_rate
+from streamal.selection.threshold import spill, steered_rate
 
 RATE = 0.1
 WINDOW = 64
@@ -89,7 +89,7 @@ def test_what_many_gather_around_is_remembered_longer() -> None:
 def test_an_instance_far_from_all_that_is_remembered_is_asked_about_last() -> None:
     random, chosen = Random(0), strategy()
     found = [see(chosen, random.gauss(0.0, 1.0), sure(0.7)) for _ in range(500)][WINDOW:]
-    assert chosen.propose({"x": 99.0}, sure(0.5), STANDING) == Proposal(0.0, ALONE)
+    assert chosen.propose({"x": 99.0}, sure(0.5), STANDING) == Proposal(spill(STANDING), ALONE)
     eligible = fmean(proposal.utility != ALONE for proposal in found)
     assert 0.2 < eligible < 0.9
     assert {round(proposal.utility, 9) for proposal in found} == {ALONE, 0.3}
@@ -101,10 +101,11 @@ def test_the_utility_is_what_the_first_class_leaves() -> None:
 
 
 def test_the_rate_is_met_whatever_is_eligible() -> None:
+    rate = steered_rate(STANDING) + (1.0 - steered_rate(STANDING)) * spill(STANDING)
     for parameters in ({}, {"density": 3}, {"memory": 1}, {"memory": 60}):
         random, chosen = Random(0), strategy(**parameters)
         found = [see(chosen, random.gauss(0.0, 1.0), sure(random.uniform(0.5, 1.0))) for _ in range(1_500)][WINDOW:]
-        assert fmean(proposal.propensity for proposal in found) == pytest.approx(steered_rate(STANDING), rel=0.15)
+        assert fmean(proposal.propensity for proposal in found) == pytest.approx(rate, rel=0.15)
 
 
 def test_a_larger_density_makes_fewer_eligible() -> None:

@@ -20,7 +20,7 @@ from streamal.selection.coin import mix
 from streamal.selection.coreset import Coreset, farthest_first
 from streamal.selection.registry import check
 from streamal.selection.strategy import Proposal, Standing, StrategySpec
-from streamal.selection.threshold import steered_rate
+from streamal.selection.threshold import spill, steered_rate
 
 RATE = 0.1
 WINDOW = 64
@@ -103,7 +103,8 @@ def test_before_anything_was_asked_it_asks_at_the_rate() -> None:
 
 def test_the_farthest_are_asked_about_at_the_rate() -> None:
     found = run(strategy(), crowd(4_000))[WINDOW:]
-    assert fmean(asked for _, _, asked in found) == pytest.approx(steered_rate(STANDING), rel=0.15)
+    rate = steered_rate(STANDING) + (1.0 - steered_rate(STANDING)) * spill(STANDING)
+    assert fmean(asked for _, _, asked in found) == pytest.approx(rate, rel=0.15)
     wanted = fmean(proposal.utility for _, proposal, asked in found if asked)
     assert wanted > 1.5 * fmean(proposal.utility for _, proposal, asked in found if not asked)
 
@@ -114,7 +115,7 @@ def test_a_region_nobody_asked_about_is_found_though_the_model_is_sure() -> None
     island: Features = {"x": 0.0, "y": 60.0}
     assert chosen.propose(island, {"a": 1.0}, STANDING).propensity == 1.0
     see(chosen, island, asked=True)
-    assert chosen.propose({"x": 0.1, "y": 60.1}, {"a": 1.0}, STANDING).propensity == 0.0
+    assert chosen.propose({"x": 0.1, "y": 60.1}, {"a": 1.0}, STANDING).propensity == spill(STANDING)
 
 
 def test_the_prediction_does_not_matter() -> None:

@@ -18,7 +18,7 @@ from streamal.messages import Features, Prediction
 from streamal.selection.coin import mix
 from streamal.selection.density import ALONE, Density, Neighbours, all_but_first
 from streamal.selection.strategy import Proposal, Standing, StrategySpec
-from streamal.selection.threshold import steered_rate
+from streamal.selection.threshold import spill, steered_rate
 
 RATE = 0.1
 WINDOW = 64
@@ -83,6 +83,11 @@ def test_the_rest_is_what_the_first_leaves(weights: list[float]) -> None:
     assert rest + second == pytest.approx(1.0 - (first - second), abs=1e-12)
 
 
+def test_the_utility_is_what_the_margin_leaves() -> None:
+    assert strategy().doubt({"a": 0.5, "b": 0.3, "c": 0.2}) == pytest.approx(1.0 - (0.5 - 0.3))
+    assert math.isnan(strategy().doubt({}))
+
+
 def test_doubt_keeps_its_order_where_the_margin_has_rounded_to_one() -> None:
     doubts = [strategy().doubt({"a": 1.0, "b": 10.0**-exponent}) for exponent in range(20, 300)]
     assert doubts == sorted(doubts, reverse=True)
@@ -94,16 +99,17 @@ def test_an_outlier_has_no_neighbours_and_the_middle_has() -> None:
     for features in crowd(300):
         see(chosen, features, sure(0.7))
     outlier = chosen.propose({"x": 40.0, "y": -40.0}, sure(0.5), STANDING)
-    assert outlier == Proposal(0.0, ALONE)
+    assert outlier == Proposal(spill(STANDING), ALONE)
     found = [chosen.propose(features, sure(0.5), STANDING) for features in crowd(100, seed=9)]
-    assert set(found) == {Proposal(1.0, 1.0), Proposal(0.0, ALONE)}
+    assert set(found) == {Proposal(1.0, 1.0), outlier}
     assert fmean(proposal.utility == 1.0 for proposal in found) > 0.4
 
 
 def test_the_least_sure_of_those_with_neighbours_are_asked_about() -> None:
     random, chosen = Random(0), strategy()
     found = [see(chosen, features, sure(random.uniform(0.5, 1.0))) for features in crowd(3_000)][WINDOW:]
-    assert fmean(proposal.propensity for proposal in found) == pytest.approx(steered_rate(STANDING), rel=0.1)
+    rate = steered_rate(STANDING) + (1.0 - steered_rate(STANDING)) * spill(STANDING)
+    assert fmean(proposal.propensity for proposal in found) == pytest.approx(rate, rel=0.1)
     dense = sorted(proposal.utility for proposal in found if proposal.utility != ALONE)
     wanted = [proposal.utility for proposal in found if proposal.propensity == 1.0]
     assert fmean(wanted) == pytest.approx(fmean(dense[-len(wanted) :]), abs=0.03)

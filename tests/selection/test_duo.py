@@ -74,7 +74,7 @@ def test_the_rate_is_met_and_shared(share: float) -> None:
         if wanted := random.random() < proposal.propensity:
             asked.append(case)
         duo.update(*case, proposal, asked=wanted)
-    assert len(asked) == pytest.approx(steered_rate(STANDING) * len(cases), rel=0.15)
+    assert len(asked) == pytest.approx(steered_rate(STANDING) * len(cases), rel=0.2)
     unsure = fmean(max(prediction.values()) < 0.65 for _, prediction in asked)
     assert unsure == pytest.approx((1.0 - share) + share * 0.3, abs=0.1)
 
