@@ -137,11 +137,10 @@ def line(measure: str, group: str, checks: Sequence[Check]) -> dict[str, Any]:
     return {
         "measure": measure,
         "runs": group,
-        "figures": len(checks),
         "bias": round(fmean(errors), 3),
         "rms": round(fmean(error**2 for error in errors) ** 0.5, 3),
         "naive": round(fmean(naive), 3) if naive else None,
         "half": round(fmean(widths), 3) if widths else None,
-        "covered": f"{sum(covered)}/{len(covered)}",
-        "share": round(fmean(covered), 3) if covered else None,
+        "intervals": len(covered),
+        "covered": round(fmean(covered), 3) if covered else None,
     }

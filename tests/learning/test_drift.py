@@ -31,9 +31,11 @@ from streamal.learning import presets
 from streamal.learning.allowed import ALLOWED, WATCHED
 from streamal.learning.drift import LEAST_LEARNED, MOST_FEATURES, STRETCH, Heard, StreamWatch, WatchedModel
 from streamal.learning.fold import CHECKPOINT_EVERY, Fold
+from streamal.learning.lookahead import Lookahead
 from streamal.learning.model import Model
 from streamal.learning.snapshot import load
 from streamal.messages import VALUE, Features, Label, Moment, Moments, Outcome, Prediction, Reason
+from streamal.sampler import Handover, SelectiveSampler
 from streamal.selection.budget import BudgetPlan
 
 KEY = b"k" * 32
@@ -281,6 +283,23 @@ def test_a_copy_goes_its_own_way() -> None:
     assert Fold(before, cut).fold(numbered(records[cut:], cut)) == expected
     assert copied.fold(numbered(records[cut:], cut)) == expected
     assert any(isinstance(event, ModelReplaced) for event in expected)
+
+
+def test_utilities_come_from_the_new_model_at_once() -> None:
+    """Its copy that has learnt the pending instances is made anew, though only one record was folded."""
+    records = turning(900, 400)
+    at, fold = places(records)[ModelReplaced], active(gaussian())
+    sampler = SelectiveSampler([SamplingPlan(BudgetPlan(0.5))], fold)
+    lane = sampler.open(0, Handover())
+    sampler.fold(numbered(records[:300]))
+    sampler.see(0, stream(400, seed=5), 0.0)
+    assert len(lane.pending) > 100
+    sampler.fold(numbered(records[300:at], 300))
+    before = lane._foreseeing().predict(PROBES)
+    sampler.fold([(at, records[at])])
+    pending = ((request.features, request.prediction) for request in lane.pending)
+    expected = Lookahead().model(fold.served, pending, len(lane.pending))
+    assert lane._foreseeing().predict(PROBES) == expected.predict(PROBES) != before
 
 
 class Brittle(Constant):
