@@ -578,7 +578,7 @@ def recover(dry_run: bool, config: Path | None) -> None:
 @topics.command(
     epilog=examples("streamal topics acls", "streamal topics acls --principal User:streamal --annotator User:ada")
 )
-@click.option("--principal", help="Whose worker it is; by default the user of transport.security.")
+@click.option("--principal", help="Whose worker it is; where nobody is named, the user of transport.security.")
 @click.option("--producer", help="Who appends instances.")
 @click.option("--annotator", help="Who answers.")
 @click.option("--operator", help="Who looks at the stream and steers it.")
@@ -600,8 +600,9 @@ def acls(
     if settings.transport.kind == "embedded":
         message = "the embedded log is a file, and its mode says who may use it; rights are Kafka's"
         raise click.ClickException(message)
+    others = producer or annotator or operator
     parties = (
-        ("worker", principal or assemble.principal_of(settings), access.of_worker),
+        ("worker", principal or (None if others else assemble.principal_of(settings)), access.of_worker),
         ("producer", producer, access.of_producer),
         ("annotator", annotator, access.of_annotator),
         ("operator", operator, access.of_operator),

@@ -91,12 +91,21 @@ def test_a_window_that_the_burst_does_not_hold_is_refused_with_the_cure(strategy
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_goes_with_every_model_or_says_which_does(kind: str, strategy: str) -> None:
     settings = changed(model={"kind": kind}, strategy={"name": strategy})
-    task = assemble.build_model(settings).task
-    if task in STRATEGIES[strategy].tasks:
-        assert assemble.check(settings).task == task
-    else:
-        with pytest.raises(ConfigError, match="use one of: random, periodic"):
+    model, entry = assemble.build_model(settings), STRATEGIES[strategy]
+    if model.task not in entry.tasks:
+        with pytest.raises(ConfigError, match=r"use one of: \w+"):
             assemble.check(settings)
+    elif entry.ensemble and not model.ensemble:
+        with pytest.raises(ConfigError, match=r"set model\.kind = 'adaptive_forest'"):
+            assemble.check(settings)
+    else:
+        assert assemble.check(settings).task == model.task
+
+
+def test_a_strategy_that_measures_distances_needs_numbers() -> None:
+    with pytest.raises(ConfigError, match=r"'coreset' measures distances.*instance\.types declares none"):
+        assemble.check(changed(strategy={"name": "coreset"}, instance={"types": {"city": "string"}}))
+    assemble.check(changed(strategy={"name": "coreset"}, instance={"types": {"city": "string", "x": "number"}}))
 
 
 def test_a_factory_takes_the_place_of_the_kind() -> None:

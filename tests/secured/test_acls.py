@@ -135,6 +135,8 @@ def test_the_commands_are_printed_for_each_party(tmp_path: Path, monkeypatch: py
     assert not {right for who, right in given if who != "User:w"} & {
         Right("Write", "topic", topic) for topic in ("outcomes", "decisions", "snapshots", "label-requests")
     }
+    found = CliRunner().invoke(main, ["topics", "acls", "--annotator", "User:ada"])
+    assert {read_back(line)[0] for line in found.output.splitlines() if line[0] != "#"} == {"User:ada"}
     config.write_text(config.read_text() + '[delivery]\nmode = "at_least_once"\n')
     found = CliRunner().invoke(main, ["topics", "acls"])
     assert "User:ANONYMOUS" in found.output
