@@ -202,7 +202,7 @@ def test_the_schema_is_json(tmp_path: Path) -> None:
     [
         ("[budget]\nrtae = 0.1", 2, ["budget.rtae", "did you mean 'rate'?", "streamal.toml"]),
         ("[strategy]\nname = 'randm'", 2, ["'randm' does not exist", "did you mean 'random'?"]),
-        ("[strategy]\nname = 'split'\nparameters = {spil = 1}", 2, ["strategy.parameters.spil", "it takes: spill"]),
+        ("[strategy]\nname = 'split'\nparameters = {spil = 1}", 2, ["strategy.parameters.spil", "It takes: spill"]),
         ("[model]\nkind = 'gausian_nb'", 8, ["did you mean 'gaussian_nb'?"]),
         (
             "[model]\nkind = 'linear_regression'",

@@ -87,7 +87,8 @@ class Reporter:
             self._answered += event.outcome.kind != "expired"
         elif isinstance(event, ExampleLearned) and event.outcome.label is not None:
             self._learned += 1
-            self._scores.score(event.prediction, event.outcome.label)
+            if not event.outcome.synthetic:
+                self._scores.score(event.prediction, event.outcome.label)
         elif isinstance(event, TornRepaired):
             logger.error(TORN, event.partition, event.requests, event.outcomes)
         elif isinstance(event, DriftWarned | DriftDetected):
