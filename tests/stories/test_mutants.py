@@ -203,7 +203,7 @@ def two_handovers_under_an_open_transaction(stage: Stage, mutant: str) -> None:
 STORIES: Final[dict[str, tuple[Callable[[Stage, str], None], str]]] = {
     "offsets_before_sends": (crash_after_a_commit, "a gap or a repetition"),
     "no_fencing": (wake_up_with_a_transaction, "made twice|a gap or a repetition"),
-    "futures_not_checked": (right_withdrawn, "speaks of"),
+    "futures_not_checked": (right_withdrawn, "speaks of|says otherwise"),
     "ledger_kept": (another_joins_before_a_commit, "a gap or a repetition"),
     "producer_used_again": (wake_up_and_go_on_elsewhere, "not the one last audited"),
     "restored_to_the_stable_offset": (two_handovers_under_an_open_transaction, "refused answers differ"),
