@@ -73,7 +73,9 @@ def synthetic(kind: str, seed: int) -> Iterator[Row]:
 def streams(stream: Path) -> dict[str, Sequence[Row]]:
     """Return the streams of files: Electricity, or those in a folder."""
     if stream.is_dir():
-        return {path.name.partition(".")[0]: list(read(path, label="target")) for path in stream.glob("*.csv.gz")}
+        return {
+            path.name.partition(".")[0]: list(read(path, label="target")) for path in sorted(stream.glob("*.csv.gz"))
+        }
     return {"electricity": electricity(stream)}
 
 

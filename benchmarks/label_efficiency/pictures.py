@@ -110,7 +110,7 @@ def learning_curves(summary: Summary, coloured: dict[str, str]) -> Figure:
 
 
 def label_curves(summary: Summary, coloured: dict[str, str]) -> Figure:
-    """Draw the mean kappa over the share of labels really asked for, a panel per model and delay."""
+    """Draw the mean kappa over the labels really asked for, a panel per model and delay; dotted is the goal."""
     sets = summary.sets()
     figure, grid = panels(1, len(sets))
     for axes, (model, delay) in zip(grid[0], sets, strict=True):
@@ -123,12 +123,12 @@ def label_curves(summary: Summary, coloured: dict[str, str]) -> Figure:
                 )
                 for blocks in (summary.where(model=model, delay=delay, rate=rate) for rate in rates)
             ]
-            if points[0][0] > 0.0:
-                axes.plot(*zip(*points, strict=True), marker=".", **line(name, coloured))
+            axes.plot(*zip(*points, strict=True), marker=".", **line(name, coloured))
         full = summary.mean(FULL, summary.where(model=model, delay=delay)).mean
         axes.axhline(full, color="black", linewidth=1.2)
         axes.axhline(GOAL * full, color="black", linewidth=0.8, linestyle=":")
-        axes.set_xscale("log")
+        # Who asks for less than half of the least rate would squeeze all the others together.
+        axes.set(xscale="log", xlim=(rates[0] / 2, rates[-1] * 2))
         axes.set_xticks(rates, [f"{rate:.0%}" for rate in rates])
         axes.minorticks_off()
         axes.set_title(column(model, delay), fontsize=10)
