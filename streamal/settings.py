@@ -363,8 +363,8 @@ class Budget(Section):
     questions come at once. Not set: 25 per partition; 3 per partition is the least.
     """
     cold_start_loan: int = Field(default=20, ge=0, le=100_000)
-    """Labels that may be asked for ahead of the allowance while the model knows nothing; they are paid back. 20
-    make a first model at once; 0 makes the bound strict from the first instance on.
+    """Labels that may be asked for ahead of the allowance while the model knows little: the first at once, the last
+    when the rate has caught up with them. 0 makes the bound strict from the first instance on.
     """
     limits: tuple[Limit, ...] = ()
     """Further bounds, as [{count = 500, per = "1d"}, {cost = 40.0, per = "1d"}]: what your annotators can manage,

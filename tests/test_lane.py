@@ -13,7 +13,7 @@ from streamal.events import InstancesDecided, LabelRequested, MomentsTaken, Requ
 from streamal.lane import MOMENTS_EVERY, REPLAY, Lane, SamplingPlan
 from streamal.learning.fold import Fold
 from streamal.messages import Instance, LabelRequest, Moment, Moments, Prediction
-from streamal.selection.budget import LOAN_EVERY, LOAN_WITHIN, Budget, BudgetPlan, Limit
+from streamal.selection.budget import LOAN_SPREAD, Budget, BudgetPlan, Limit
 from streamal.selection.coin import Coin
 from streamal.selection.exploration import Exploration
 from streamal.selection.registry import STRATEGIES
@@ -106,12 +106,15 @@ def test_each_block_is_explored_exactly_once_and_as_drawn() -> None:
     assert len(drawn) > 100
 
 
-def test_a_cold_start_is_paid_by_the_loan_at_fixed_places() -> None:
-    requests = requests_of(new_lane(plan(rate=0.01)), stream(300))
+def test_a_cold_start_is_paid_by_the_loan_dense_at_first_and_ever_thinner() -> None:
+    requests = requests_of(new_lane(plan(rate=0.01)), stream(2_000))
     first = [request for request in requests if request.reason == "cold_start"]
-    assert all(request.propensity == 1.0 and request.offset % LOAN_EVERY == 0 for request in first)
+    assert all(request.propensity == 1.0 for request in first)
     assert 15 <= len(first) <= 20
-    assert max(request.offset for request in first) < LOAN_WITHIN
+    assert first[0].offset == 0
+    for request in first:
+        seen, asked = request.offset + 1, request.budget["asked"]
+        assert asked <= 20 * (seen / 2_000) ** LOAN_SPREAD < asked + 2
     strict = requests_of(new_lane(plan(rate=0.01, loan=0)), stream(2_000))
     assert strict
     assert all(request.reason != "cold_start" for request in strict)

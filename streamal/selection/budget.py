@@ -7,9 +7,11 @@ capped at ``burst - 2``. Exploration needs none: it makes at most A + 1 - 1/L re
     asked = selected + explored <= (B*n - A) + (A + 1) = B*n + 1,
 
 and in any window of n instances ``asked <= burst + B*n``. A **loan** lets a cold model ask for its first labels in
-advance: every 7th of the first 200 instances, while `asked`, this request and the exploration still to come before
-the loan is repaid stay within it. So ``asked <= max(loan, B*n + 1)``. Without a loan tokens begin at -1 and
-exploration begins once B*n reaches 1, which gives the strict ``asked <= B*n``.
+advance: while the rate has not caught up with it, at instance n = loan / B, a request is made whenever `asked` falls
+behind ``loan * (B*n / loan) ^ (1/3)``, as long as this request and the exploration still to come stay within the loan.
+So ``asked <= max(loan, B*n + 1)``. It is spread so, dense at first and ever thinner, since the beginning of a stream
+seldom looks like the rest, and a loan that is spent there leaves nothing to learn from until it is repaid. Without a
+loan tokens begin at -1 and exploration begins once B*n reaches 1, which gives the strict ``asked <= B*n``.
 
 **Further permits**: requests per period, cost per period, and requests waiting for an answer. Periods are fixed
 stretches of the log's own timestamps, which may only go forward, so a clock that jumps back cannot open a period
@@ -28,8 +30,8 @@ from streamal.errors import ConfigError
 DEFAULT_BURST: Final = 25.0
 """Unused allowance kept per partition, in labels: room for every strategy to steer, minutes of an annotator's work."""
 LEAST_BURST: Final = 3.0
-LOAN_EVERY: Final = 7
-LOAN_WITHIN: Final = 200
+LOAN_SPREAD: Final = 1.0 / 3.0
+"""The power of time with which a loan is taken up; 1 would be as if there were none."""
 FORMER_LIMITS: Final = 8
 """Limits that were taken away whose use is remembered, at most: the ledger has to stay small."""
 
@@ -172,12 +174,15 @@ class Budget:
 
     @property
     def lends(self) -> bool:
-        """Whether the loan may advance this instance's request at all."""
-        return self.seen <= LOAN_WITHIN and (self.seen - 1) % LOAN_EVERY == 0
+        """Whether the loan is not repaid yet, so that it may advance a request."""
+        return self.seen < self.loan_end
 
     def may_borrow(self, to_come: int) -> bool:
         """Say whether the loan advances this request, with room kept for `to_come` exploration requests."""
-        return self.lends and self.asked + 1 + to_come <= self._plan.loan
+        if not self.lends:
+            return False
+        loan, wanted = self._plan.loan, self.asked + 1
+        return wanted + to_come <= loan and wanted <= loan * (self.seen / self.loan_end) ** LOAN_SPREAD
 
     @property
     def loan_end(self) -> float:

