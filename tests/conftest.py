@@ -15,6 +15,13 @@ settings.register_profile("streamal", deadline=None)
 settings.load_profile("streamal")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one process run all that needs a broker, so that there is one, while the other runs the rest."""
+    for item in items:
+        if item.get_closest_marker("kafka"):
+            item.add_marker(pytest.mark.xdist_group("kafka"))
+
+
 @pytest.fixture(scope="session")
 def broker() -> Iterator[Broker]:
     """A real Apache Kafka; skips where it cannot run, fails there when `STREAMAL_REQUIRE_ALL=1`."""

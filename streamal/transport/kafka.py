@@ -18,7 +18,7 @@ troubles as warnings of the logger `kafka`; leave them on.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from threading import Thread
 from time import monotonic, sleep
@@ -225,14 +225,19 @@ class KafkaLog:
         )
 
     def positions(self, group: str, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, Position]:
-        """Return a group's positions from outside it, for those partitions that have one."""
-        asked = {group: [KafkaPartition(*p) for p in partitions]}
-        answer = self._ask(f"tell the offsets of {group}", lambda: self._admin.list_group_offsets(asked))
-        return {
-            TopicPartition(*where): Position(found.offset, found.metadata or "")
-            for where, found in answer[group].items()
-            if found.offset >= 0
-        }
+        """Return a group's positions from outside it, for those partitions that have one.
+
+        A consumer asks, which waits for what is stable: to an administrative client a coordinator that has just taken
+        over tells what it knew some time ago, or that there is nothing.
+        """
+
+        def tell() -> dict[TopicPartition, Position]:
+            with closing(self._cluster.consumer(group_id=group)) as consumer:
+                limit = milliseconds(self._cluster.deadline)
+                told = {p: consumer.committed(KafkaPartition(*p), metadata=True, timeout_ms=limit) for p in partitions}
+            return {p: Position(found.offset, found.metadata or "") for p, found in told.items() if found is not None}
+
+        return self._ask(f"tell the offsets of {group}", tell)
 
     def set_positions(self, group: str, positions: Mapping[TopicPartition, Position]) -> None:
         """Set a group's positions from outside it.
