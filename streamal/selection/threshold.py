@@ -8,7 +8,7 @@ from typing import Final
 from streamal.selection.strategy import Standing
 
 SOFTNESS: Final = 8.0
-"""Labels of surplus or debt that change the rate by a factor of e; 4 to 16 were equal within noise."""
+"""Labels of surplus or debt that change the rate by a factor of e, at most; 4 to 16 were equal within noise."""
 STEEPNESS: Final = 8.0
 LAZY_PART: Final = 0.25
 
@@ -16,13 +16,20 @@ LAZY_PART: Final = 0.25
 def steered_rate(standing: Standing) -> float:
     """Return the rate at which to select now: the budget without exploration's share, steered by what is unused.
 
+    Where all that is kept lies unused it is about 1, however low the budget's rate: so no allowance is lost for good
+    while a model that has become surer of itself finds every instance easier than those before.
+
     >>> from streamal.selection.strategy import Standing
     >>> round(steered_rate(Standing(rate=0.05, cap=23.0, level=0.0)), 4)
     0.0478
     >>> steered_rate(Standing(rate=0.05, cap=23.0, level=8.0)) > 2 * 0.0478
     True
+    >>> round(steered_rate(Standing(rate=0.001, cap=23.0, level=23.0)), 2)
+    0.95
     """
-    return (1.0 - standing.epsilon) * standing.rate * math.exp((standing.level + standing.rate) / SOFTNESS)
+    rate = standing.rate
+    softness = min(SOFTNESS, standing.cap / -math.log(rate)) if 0.0 < rate < 1.0 else SOFTNESS
+    return (1.0 - standing.epsilon) * rate * math.exp((standing.level + rate) / softness)
 
 
 def spill(standing: Standing) -> float:

@@ -71,7 +71,7 @@ def test_an_empty_file_has_no_rows(tmp_path: Path) -> None:
         ("a.csv", "x,target\n1e101,ok\n", ["a.csv, row 1", "x"]),
         ("a.csv", b"x,target\n\xff,ok\n", ["a.csv", "UTF-8"]),
         ("a.csv.gz", "x,target\n1,ok\n", ["a.csv.gz", "gzip"]),
-        ("a.csv.gz", gzip.compress(b"x,target\n" + b"1,ok\n" * 9_999)[:60], ["a.csv.gz"]),
+        ("a.csv.gz", gzip.compress(b"x,target\n" + b"1,ok\n" * 9_999, mtime=0)[:60], ["a.csv.gz"]),
         ("a.jsonl", '{"x": 1, "target": "ok"}\n{"x": NaN, "target": "ok"}\n', ["a.jsonl, row 2", "JSON"]),
         ("a.jsonl", "[1]\n", ["a.jsonl, row 1", "JSON object"]),
         ("a.jsonl", '{"features": [1], "target": "ok"}\n', ["a.jsonl, row 1", "features"]),
