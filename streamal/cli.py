@@ -182,7 +182,10 @@ def demo(rate: float, seconds: int, serve: bool, port: int, plot: Path, rows: in
     running beside it.
     """
     from streamal import demo as demonstration
+    from streamal.service import logs
 
+    # that the stream drifts is no news here, and would break the live view
+    logs.configure("ERROR", "text")
     demonstration.run(rate=rate, seconds=seconds, port=port if serve else None, plot=plot, rows=rows)
 
 

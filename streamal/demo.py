@@ -82,6 +82,11 @@ class Arm:
             self.curve.append((self.scored, self.accuracy))
 
     @property
+    def decided(self) -> int:
+        """How many instances it has decided on, as far as is known here."""
+        return max(self.seen, self.scored)
+
+    @property
     def accuracy(self) -> float:
         """The share of all that was right."""
         return self.right / self.scored if self.scored else 0.0
@@ -166,9 +171,9 @@ class Demo:
         return self._rows[number % len(self._rows)]
 
     def allowed(self, arm: Arm) -> float:
-        """Return the bound of an arm's labels, on all that it is known to have decided on."""
+        """Return the bound of an arm's labels, on as much of the stream as it has decided on."""
         budget = self._settings.budget
-        return max(float(budget.cold_start_loan), budget.rate * max(arm.seen, arm.scored) + 1)
+        return max(float(budget.cold_start_loan), budget.rate * arm.decided + 1)
 
     @property
     def finished(self) -> bool:
@@ -252,10 +257,10 @@ def _view(demo: Demo, begun: float) -> Group:
     for arm in (demo.service, demo.control):
         allowed = f"{demo.allowed(arm):,.0f}"
         found.add_row(arm.name, f"{arm.asked:,}", allowed, f"{arm.now:.1%}", f"{arm.accuracy:.1%}")
-    scored = demo.service.scored
-    head = f"{scored:,} of {demo.rows:,} instances decided, {scored / elapsed:,.0f} per second"
+    decided = demo.service.decided
+    head = f"{decided:,} of {demo.rows:,} instances decided, {decided / elapsed:,.0f} per second"
     # the bar ends no line by itself, and would swallow the table's head
-    bar = Padding(ProgressBar(total=demo.rows, completed=scored, width=60), (0, 0, 1, 0))
+    bar = Padding(ProgressBar(total=demo.rows, completed=decided, width=60), (0, 0, 1, 0))
     return Group(head, bar, found)
 
 
@@ -288,9 +293,9 @@ def _summarise(demo: Demo, plot: Path, took: float, console: Console) -> None:
 def _admit(demo: Demo, took: float, console: Console) -> None:
     """Say how far it came, and compare nothing: the control has seen more of the stream than the service."""
     service = demo.service
-    fewer = max(FEWEST, int(0.8 * service.scored) // FEWEST * FEWEST)
+    fewer = max(FEWEST, int(0.8 * service.decided) // FEWEST * FEWEST)
     console.print(
-        f"\n[bold]Stopped early: {service.scored:,} of {demo.rows:,} half-hours in {took:.0f} s.[/bold] This machine "
+        f"\n[bold]Stopped early: {service.decided:,} of {demo.rows:,} half-hours in {took:.0f} s.[/bold] This machine "
         "is too slow or too busy for the whole stream: what stands above is no result, and says nothing of what the "
         f"labels bought.\nLabels until then: {service.asked:,} asked <= {demo.allowed(service):,.0f} allowed.\n"
         f"Try fewer: streamal demo --rows {fewer}",

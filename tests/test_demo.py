@@ -95,9 +95,9 @@ def test_a_machine_that_is_too_slow_is_told_and_nothing_is_compared(tmp_path: Pa
         assert not slow.finished
         demo._summarise(slow, tmp_path / "curve.png", 50.0, Console(file=screen, width=80))
     words = " ".join(screen.getvalue().split())
-    assert f"Stopped early: 0 of {ROWS:,} half-hours in 50 s." in words
+    assert f"Stopped early: 2,000 of {ROWS:,} half-hours in 50 s." in words
     assert "101 asked <= 101 allowed" in words
-    assert "streamal demo --rows 100" in words
+    assert "streamal demo --rows 1600" in words
     assert re.search(r"ahead|behind|Accuracy", words) is None
     assert not (tmp_path / "curve.png").exists()
 
