@@ -61,7 +61,7 @@ def examples(*lines: str) -> str:
 def endings() -> str:
     """Return the exit codes for a help text.
 
-    >>> endings().splitlines()[3]
+    >>> endings().splitlines()[4]
     '  2  the config or the command line is wrong'
     """
     said = {0: "asked to end"} | {code: error.ending for code, error in exit_codes().items()}
@@ -588,7 +588,7 @@ def skip(
     """Leave out records that cannot be read.
 
     For a corrupt batch that is lost for good, at which a worker ends again and again. OFFSET is where the group
-    stands in that partition: `streamal topics describe` and the worker's error say it. The next worker that takes
+    stands in that partition, as the worker's error says. The next worker that takes
     the partition over at just that place goes on behind them; the audit and a dead letter say who ordered it and
     why. Nothing is ever left out by itself.
     """
@@ -613,7 +613,11 @@ def skip(
 
 @main.group(epilog=examples("streamal ledger recover --dry-run"))
 def ledger() -> None:
-    """Look after the ledgers that lie beside the group's positions."""
+    """Look after the ledgers.
+
+    A partition's ledger says what it has seen and asked for, and lies beside the group's position. Without it a worker
+    ends with code 5.
+    """
 
 
 @ledger.command(epilog=examples("streamal ledger recover --dry-run", "streamal ledger recover"))
@@ -704,7 +708,8 @@ def init(path: Path, force: bool) -> None:
 def check(config: Path | None) -> None:
     """Say whether the settings go together.
 
-    Checked are the values, the model, whether the strategy fits it, and each partition's share of the budget.
+    Checked are the values, the model, whether the strategy fits it, and each partition's share of the budget. The file
+    is --config, else streamal.toml in the working directory; without one it is the defaults that are checked.
     """
     from streamal import assemble
 
@@ -775,7 +780,10 @@ def tail(topic: str, number: int, follow: bool, config: Path | None) -> None:
 @click.option("--classes", default="", help="The classes to choose from, separated by commas; else those known.")
 @config_option
 def answer(annotator: str, classes: str, config: Path | None) -> None:
-    """Answer pending label requests here, one key each."""
+    """Answer pending label requests here, one key each.
+
+    A digit is a class, and u, i, s and q are unsure, invalid, skip and quit. Each answer is in the log at once.
+    """
     from streamal import assemble
     from streamal.annotate.terminal import Choices, Terminal
 

@@ -539,7 +539,7 @@ def test_lines_from_a_script_reach_the_embedded_log(tmp_path: Path) -> None:
     ("topic", "line", "cause"),
     [
         ("instances", "[1]", "came list"),
-        ("instances", "{x", "came something else"),
+        ("instances", "{x", "came something else ("),
         ("answers", '{"label": "ok"}', "its request_id is missing or none of ours"),
         ("answers", '{"request_id": "x", "label": "ok"}', "its request_id is missing or none of ours"),
     ],

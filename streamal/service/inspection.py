@@ -233,12 +233,13 @@ WHY: Final[dict[str, str]] = {
 def in_words(request: LabelRequest, outcome: Outcome | None) -> str:
     """Say in sentences why a request was made and what became of it."""
     spent = request.budget
+    ahead = " What is ahead of it is paid back from the instances to come." if spent["asked"] > spent["allowed"] else ""
     lines = [
         f"Request {request.request_id} about instance {request.instance_id}, made {to_iso(request.requested_at)}.",
         f"Why: {WHY[request.reason]} ({request.reason}, strategy {request.strategy}).",
         f"The model (version {request.model_version}) said: {_guess(request.prediction)}.",
         f"{_worth(request.utility)} {_chance(request)}",
-        f"Budget then: {spent['asked']:g} asked of {spent['allowed']:g} allowed on {spent['seen']:g} instances seen.",
+        f"Budget then: {spent['asked']:g} asked of {spent['allowed']:g} allowed, {spent['seen']:g} seen.{ahead}",
     ]
     if outcome is None:
         lines.append("No outcome yet: it waits for an answer, or its answer is not committed.")

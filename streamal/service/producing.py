@@ -62,7 +62,7 @@ def _values(lines: Iterable[bytes], *, answers: bool) -> Iterator[tuple[bytes, i
         try:
             found = orjson.loads(value)
         except orjson.JSONDecodeError as error:
-            message = f"line {number}: expected a JSON object, came something else ({error})"
+            message = f"line {number}: expected a JSON object, came something else ({error.msg}, column {error.colno})"
             raise ConfigError(message) from None
         if not isinstance(found, dict):
             message = f"line {number}: expected a JSON object, came {type(found).__name__}"

@@ -262,6 +262,13 @@ def test_words_name_the_reason_the_guess_and_the_budget(request_made: LabelReque
     assert "No outcome yet" in text
 
 
+def test_words_on_a_loan_say_that_it_is_paid_back(request_made: LabelRequest) -> None:
+    early = replace(request_made, budget={"seen": 1, "asked": 1, "allowed": 0.2})
+    assert "1 asked of 0.2 allowed, 1 seen. What is ahead of it is paid back" in in_words(early, None)
+    late = replace(request_made, budget={"seen": 100, "asked": 1, "allowed": 20.0})
+    assert "paid back" not in in_words(late, None)
+
+
 def test_words_on_a_model_that_knows_nothing_and_on_a_number(request_made: LabelRequest) -> None:
     assert "said: nothing yet." in in_words(replace(request_made, prediction={}), None)
     assert "said: 1250.5." in in_words(replace(request_made, prediction={VALUE: 1250.5}), None)
