@@ -137,7 +137,8 @@ def build_model(settings: Settings) -> Model:
     """Build the model that was asked for.
 
     Raises:
-        ModelError: there is none of that name, or the factory does not give one.
+        ConfigError: the preset has no such parameter.
+        ModelError: the factory does not give one.
     """
     chosen, drift = settings.model, settings.drift
     if chosen.factory:

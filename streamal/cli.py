@@ -10,19 +10,31 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import click
 
-from streamal.errors import StreamalError, TransportError
+from streamal.errors import StreamalError, TransportError, exit_codes
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from streamal.annotate.oracle import DelayDistribution
     from streamal.service.control import Change
     from streamal.service.inspection import Inspection
     from streamal.service.verify import Report
-    from streamal.settings import Settings
+    from streamal.settings import Budget, Settings
     from streamal.transport.log import Log
 
 DEFAULT_CONFIG: Final = Path("streamal.toml")
 DELAYS: Final = ("constant", "exponential", "lognormal")
-TOPICS: Final = ("instances", "label-requests", "answers", "outcomes", "decisions", "dead-letters", "predictions")
+TOPICS: Final = (
+    "instances",
+    "label-requests",
+    "answers",
+    "outcomes",
+    "decisions",
+    "dead-letters",
+    "predictions",
+    "snapshots",
+    "control",
+)
 
 
 class Commands(click.Group):
@@ -46,6 +58,16 @@ def examples(*lines: str) -> str:
     return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
 
 
+def endings() -> str:
+    """Return the exit codes for a help text.
+
+    >>> endings().splitlines()[4]
+    '  2  the config or the command line is wrong'
+    """
+    said = {0: "asked to end"} | {code: error.ending for code, error in exit_codes().items()}
+    return "\n".join(["\b", "Exit codes:", *(f"  {code}  {text}" for code, text in said.items())])
+
+
 def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add `-c/--config`; without it `streamal.toml` is read where it exists, else the defaults hold."""
     return click.option(
@@ -54,7 +76,7 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "config",
         type=click.Path(path_type=Path, dir_okay=False),
         envvar="STREAMAL_CONFIG",
-        help="TOML file; by default streamal.toml, if there is one. STREAMAL__SECTION__KEY wins over it.",
+        help="TOML file; by default streamal.toml, if there is one. Variables, as STREAMAL__BUDGET__RATE, win over it.",
     )(command)
 
 
@@ -97,6 +119,24 @@ def inspection_of(settings: Settings, log: Log) -> Inspection:
     return Inspection(log, assemble.topics_of(settings), settings.transport.group, settings.budget.rate)
 
 
+def table(*columns: str, left: int = 1) -> Table:
+    """Return an empty table that folds what is too wide and cuts nothing; the columns after `left` are of numbers."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    found = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    for number, name in enumerate(columns):
+        found.add_column(name, justify="left" if number < left else "right", overflow="fold")
+    return found
+
+
+def show_table(found: Table) -> None:
+    """Print a table, as wide as the terminal or COLUMNS, in a pipe 80."""
+    from rich.console import Console
+
+    Console().print(found)
+
+
 def counted(count: int, noun: str) -> str:
     """Return a count with its noun.
 
@@ -115,7 +155,8 @@ def counted(count: int, noun: str) -> str:
 def main() -> None:
     """Decide on each instance of a stream whether to ask for its label, within a budget that holds.
 
-    To see it at work: streamal demo. To use it: streamal config init, then run; answer or any Kafka producer answers.
+    To see it at work: streamal demo. To use it: streamal config init, then streamal run; people answer by streamal
+    answer, programs by the topic `answers`.
     """
 
 
@@ -141,23 +182,25 @@ def demo(rate: float, seconds: int, serve: bool, port: int, plot: Path, rows: in
     running beside it.
     """
     from streamal import demo as demonstration
+    from streamal.service import logs
 
+    # that the stream drifts is no news here, and would break the live view
+    logs.configure("ERROR", "text")
     demonstration.run(rate=rate, seconds=seconds, port=port if serve else None, plot=plot, rows=rows)
 
 
 @main.command(
-    epilog=examples("streamal run", "streamal run -c streamal.toml --dry-run", "streamal run --no-supervisor")
+    epilog=f"{endings()}\n\n"
+    + examples("streamal run", "streamal run -c streamal.toml --dry-run", "streamal run --no-supervisor")
 )
 @config_option
 @click.option("--dry-run", is_flag=True, help="Check config, log and topics, say what would be done, and end.")
 @click.option("--no-supervisor", is_flag=True, help="Run the worker itself, where something else restarts it.")
 def run(config: Path | None, dry_run: bool, no_supervisor: bool) -> None:
-    """Run a worker: decide, ask, learn, until SIGTERM.
+    """Run a worker: decide, ask and learn, until Ctrl+C or SIGTERM.
 
-    A small parent process restarts the worker when it crashes, unless a restart cannot help.
-
-    Exit codes: 0 orderly end, 1 unexpected, 2 config, 3 transport, 4 commit refused, 5 ledger lost, 6 access refused,
-    7 deadline, 8 model, 9 a record that cannot be read.
+    A small parent process restarts the worker when it crashes, unless a restart cannot help. The embedded log and its
+    topics are made where there are none; on Kafka `streamal topics create` makes them.
     """
     settings = settings_of(config)
     if dry_run:
@@ -194,9 +237,18 @@ def _explain_run(settings: Settings) -> None:
     topics.check(found)
     plan = assemble.plans_of(settings, task, found[topics.instances])[0]
     click.echo(f"strategy: {plan.strategy} on {settings.model.factory or settings.model.kind} ({task})")
-    loan = counted(settings.budget.cold_start_loan, "label")
-    click.echo(f"budget: {plan.budget.rate:g} labels per instance, cold-start loan {loan}")
+    click.echo(_budget_in_words(settings.budget))
     click.echo("Everything fits together; no worker was started.")
+
+
+def _budget_in_words(budget: Budget) -> str:
+    from streamal.settings import format_duration
+
+    bounds = [f"{budget.rate:g} labels per instance", f"cold-start loan {counted(budget.cold_start_loan, 'label')}"]
+    for limit in budget.limits:
+        most = counted(limit.count, "label") if limit.count else f"a cost of {limit.cost:g}"
+        bounds.append(f"at most {most} per {format_duration(limit.per)}")
+    return f"budget: {', '.join(bounds)}"
 
 
 @main.command(epilog=examples("streamal produce instances payments.jsonl", "streamal produce answers answers.jsonl"))
@@ -206,7 +258,8 @@ def _explain_run(settings: Settings) -> None:
 def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
     """Append JSON lines of FILE, or of the standard input, to a topic.
 
-    It is how scripts reach the embedded log; with Kafka any producer will do.
+    It is how scripts reach the embedded log; with Kafka any producer will do. If a line of
+    FILE is no JSON object, nothing is appended; of a pipe the message says how much was.
     """
     from streamal import assemble
     from streamal.service.producing import produce as append
@@ -358,27 +411,22 @@ def describe(config: Path | None) -> None:
 
     On Kafka a transaction takes one offset more than it has records.
     """
-    from rich.console import Console
-    from rich.table import Table
-
     from streamal import assemble
     from streamal.transport.log import TopicPartition
 
     settings = settings_of(config)
-    found = Table("topic")
-    for column in ("partitions", "offsets kept", "end of each partition"):
-        found.add_column(column, justify="right")
+    found = table("topic", "partitions", "offsets kept", "end of each partition")
     with opened(settings) as log:
         for topic in assemble.topics_of(settings).used():
             bounds = [log.bounds(TopicPartition(topic, p)) for p in range(log.partitions(topic))]
             kept, ends = sum(end - first for first, end in bounds), " ".join(str(end) for _, end in bounds)
             found.add_row(topic, str(len(bounds)), f"{kept:,}", ends)
-    Console().print(found)
+    show_table(found)
 
 
 @main.group(epilog=examples("streamal budget show", "streamal budget set rate=0.02", "streamal budget reset rate"))
 def budget() -> None:
-    """Look at the budget, and change it."""
+    """Look at the budget, and change it while the workers run."""
 
 
 @budget.command("show", epilog=examples("streamal budget show", "streamal budget show --json"))
@@ -388,6 +436,7 @@ def show_budget(as_json: bool, config: Path | None) -> None:
     """Show what the budget is, and who has set it."""
     from streamal.messages import to_iso
     from streamal.service.control import TUNABLE
+    from streamal.settings import toml_value
 
     settings = settings_of(config)
     with opened(settings) as log:
@@ -404,13 +453,12 @@ def show_budget(as_json: bool, config: Path | None) -> None:
 
         click.echo(orjson.dumps({row["key"]: row for row in rows}))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    found = Table("key", "in the config", "in force", "set by", "at")
+    found = table("key", "in the config", "in force", "set by", "at", left=5)
     for row in rows:
-        found.add_row(*("" if value is None else str(value) for value in row.values()))
-    Console().print(found)
+        shown = ("not set" if row[name] is None else toml_value(row[name]) for name in ("config", "in_force"))
+        # a space, so that a narrow column breaks between date and time
+        found.add_row(row["key"], *shown, row["by"], row["at"] and row["at"].replace("T", " "))
+    show_table(found)
 
 
 @budget.command("set", epilog=examples("streamal budget set rate=0.02", "streamal budget set max_pending=500 rate=0.1"))
@@ -422,9 +470,12 @@ def set_budget(values: tuple[str, ...], by: str | None, dry_run: bool, config: P
     """Change the budget of all workers while they run.
 
     It takes about a second and lasts until `budget reset`. Several KEY=VALUE may be given; KEY is rate, burst,
-    limits (as JSON), max_pending or refund_expired. What was earned by then stays earned.
+    limits (as JSON, each with `count` or `cost`, and `per`), max_pending or refund_expired. What was earned by then
+    stays earned.
     """
     import orjson
+
+    from streamal.settings import toml_value
 
     wanted: dict[str, Any] = {}
     for text in values:
@@ -436,7 +487,9 @@ def set_budget(values: tuple[str, ...], by: str | None, dry_run: bool, config: P
             wanted[key] = orjson.loads(value)
         except orjson.JSONDecodeError:
             wanted[key] = value
-    _order(config, by, wanted, dry_run=dry_run)
+    taken = _order(config, by, wanted, dry_run=dry_run)
+    done = ", ".join(f"{key} = {toml_value(value)}" for key, value in taken.items())
+    click.echo(f"{done}: {'would be taken' if dry_run else 'set, within about a second'}")
 
 
 @budget.command("reset", epilog=examples("streamal budget reset rate"))
@@ -444,8 +497,12 @@ def set_budget(values: tuple[str, ...], by: str | None, dry_run: bool, config: P
 @click.option("--by", help="Who does it; your user name by default.")
 @config_option
 def reset_budget(keys: tuple[str, ...], by: str | None, config: Path | None) -> None:
-    """Go back to the config; several KEYs may be given."""
+    """Go back to what the config says; several KEYs may be given.
+
+    KEY is one of those of `budget set`.
+    """
     _order(config, by, dict.fromkeys(keys))
+    click.echo(f"{', '.join(keys)}: as in the config again, within about a second")
 
 
 @main.command(epilog=examples("streamal pause", "streamal pause --by ada"))
@@ -455,16 +512,20 @@ def pause(by: str | None, config: Path | None) -> None:
     """Ask for no labels until `streamal resume`.
 
     The workers go on: instances are read and count, answers are learned, and allowance is saved up to the burst.
+    `streamal status` says that it is paused.
     """
     _order(config, by, {"paused": True})
+    click.echo("Paused, within about a second: nothing is asked; instances are still read, and answers learned.")
+    click.echo("`streamal status` shows it, `streamal resume` ends it.")
 
 
 @main.command(epilog=examples("streamal resume"))
 @click.option("--by", help="Who does it; your user name by default.")
 @config_option
 def resume(by: str | None, config: Path | None) -> None:
-    """Ask for labels again."""
+    """Ask for labels again, beginning with what was saved up."""
     _order(config, by, {"paused": None})
+    click.echo("Resumed, within about a second: labels are asked for again; `streamal status` shows how many.")
 
 
 def _changes(settings: Settings, log: Log) -> dict[str, Change]:
@@ -474,12 +535,16 @@ def _changes(settings: Settings, log: Log) -> dict[str, Change]:
     return {order.key: order for order in found if isinstance(order, Change)}
 
 
-def _order(config: Path | None, by: str | None, values: dict[str, Any], *, dry_run: bool = False) -> None:
-    """Check changes against the config and what is in force, and put them on the topic `control`."""
+def _order(config: Path | None, by: str | None, values: dict[str, Any], *, dry_run: bool = False) -> dict[str, Any]:
+    """Check changes against the config and what is in force, put them on the topic `control`, and return them in full.
+
+    So a limit's period stands in the order itself, even where it was left out.
+    """
     import time
 
     from streamal import assemble
     from streamal.service.control import TUNABLE, Change
+    from streamal.settings import revised
 
     settings = settings_of(config)
     if unknown := sorted(values.keys() - set(TUNABLE)):
@@ -490,14 +555,15 @@ def _order(config: Path | None, by: str | None, values: dict[str, Any], *, dry_r
         wanted = {key: value for key, value in (in_force | values).items() if value is not None}
         task = assemble.check(settings).task
         assemble.replan(settings, task, log.partitions(settings.topics.instances), wanted)
+        given = {key: value for key, value in values.items() if value is not None and key != "paused"}
+        full = revised(settings, "budget", given).budget.model_dump(mode="json", exclude_none=True)
+        values |= {key: full[key] for key in given}
         if dry_run:
-            click.echo("It would be taken.")
-            return
+            return values
         changes = [Change(key, value, by or _user(), time.time()) for key, value in values.items()]
         with closing(log.writer("control")) as writer:
             writer.append([change.append(settings.topics.control) for change in changes])
-    done = ", ".join(key if value is None else f"{key} = {value}" for key, value in values.items())
-    click.echo(f"{done}: {'as in the config again' if None in values.values() else 'set'}, within about a second")
+    return values
 
 
 def _user() -> str:
@@ -522,7 +588,7 @@ def skip(
     """Leave out records that cannot be read.
 
     For a corrupt batch that is lost for good, at which a worker ends again and again. OFFSET is where the group
-    stands in that partition: `streamal topics describe` and the worker's error say it. The next worker that takes
+    stands in that partition, as the worker's error says. The next worker that takes
     the partition over at just that place goes on behind them; the audit and a dead letter say who ordered it and
     why. Nothing is ever left out by itself.
     """
@@ -547,7 +613,11 @@ def skip(
 
 @main.group(epilog=examples("streamal ledger recover --dry-run"))
 def ledger() -> None:
-    """Look after the ledgers that lie beside the group's positions."""
+    """Look after the ledgers.
+
+    A partition's ledger says what it has seen and asked for, and lies beside the group's position. Without it a worker
+    ends with code 5.
+    """
 
 
 @ledger.command(epilog=examples("streamal ledger recover --dry-run", "streamal ledger recover"))
@@ -638,14 +708,20 @@ def init(path: Path, force: bool) -> None:
 def check(config: Path | None) -> None:
     """Say whether the settings go together.
 
-    Checked are the values, the model, whether the strategy fits it, and each partition's share of the budget.
+    Checked are the values, the model, whether the strategy fits it, and each partition's share of the budget. The file
+    is --config, else streamal.toml in the working directory; without one it is the defaults that are checked.
     """
     from streamal import assemble
 
     settings = settings_of(config)
     assemble.check(settings)
     read = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
-    click.echo(f"{read} is valid" if read else "there is no streamal.toml here; the defaults are valid")
+    if read:
+        click.echo(f"{read} is valid.")
+    else:
+        click.echo(f"There is no {DEFAULT_CONFIG} in {Path.cwd()}, and --config names no other file.")
+        click.echo("So the defaults are in force, which are valid; `streamal config init` writes one to start from.")
+    click.echo(_budget_in_words(settings.budget))
 
 
 @config.command(epilog=examples("streamal config show"))
@@ -680,8 +756,8 @@ def schema() -> None:
 def tail(topic: str, number: int, follow: bool, config: Path | None) -> None:
     """Print the last records of a topic, one JSON object a line.
 
-    TOPIC is instances, label-requests, answers, outcomes, decisions, dead-letters or predictions, whatever name it has
-    in the config.
+    TOPIC is instances, label-requests, answers, outcomes, decisions, dead-letters, predictions, snapshots or control,
+    whatever name it has in the config. Of snapshots the sizes are printed, not the bytes.
     """
     from streamal.service.inspection import tail as records_of
 
@@ -704,7 +780,10 @@ def tail(topic: str, number: int, follow: bool, config: Path | None) -> None:
 @click.option("--classes", default="", help="The classes to choose from, separated by commas; else those known.")
 @config_option
 def answer(annotator: str, classes: str, config: Path | None) -> None:
-    """Answer pending label requests here, one key each."""
+    """Answer pending label requests here, one key each.
+
+    A digit is a class, and u, i, s and q are unsure, invalid, skip and quit. Each answer is in the log at once.
+    """
     from streamal import assemble
     from streamal.annotate.terminal import Choices, Terminal
 
@@ -751,40 +830,43 @@ def explain(request_id: str, as_json: bool, config: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_option
 def status(as_json: bool, config: Path | None) -> None:
-    """Show what was seen, asked and allowed, and how good the model is.
+    """Show what was seen, asked and allowed, and the model's quality.
 
-    It is read from the log itself, partition by partition, and so works while the service is down.
+    Per partition: instances seen, labels asked and allowed, requests that wait for an answer (pending), and instances
+    not read yet (lag). It is read from the log itself, partition by partition, and so works while the service is down.
     """
     from dataclasses import asdict
 
+    from streamal.messages import to_iso
     from streamal.service.inspection import quality_in_words
 
     settings = settings_of(config)
     with opened(settings) as log:
         inspection = inspection_of(settings, log)
         standings, estimates = inspection.standings(), inspection.estimates()
+        order = _changes(settings, log).get("paused")
+    pause = order if order and order.value else None
     total = {name: sum(getattr(s, name) for s in standings) for name in ("seen", "asked", "allowed", "pending", "lag")}
     if as_json:
         import orjson
 
         partitions = [asdict(standing) for standing in standings]
-        click.echo(orjson.dumps(total | {"partitions": partitions, "estimates": asdict(estimates)}))
+        known = {"paused": bool(pause), "partitions": partitions, "estimates": asdict(estimates)}
+        click.echo(orjson.dumps(total | known))
         return
-    from rich.console import Console
-    from rich.table import Table
-
     loan = (
         total["asked"] > total["allowed"]
         and "asked may pass allowed, by 1 on each partition or by the cold-start loan, and never further"
     )
-    found = Table("partition", caption=loan or None)
-    for column in total:
-        found.add_column(column, justify="right")
+    found = table("partition", *total)
+    found.caption = loan or None
     for s in standings:
         found.add_row(str(s.partition), *(_figure(getattr(s, name)) for name in total))
     found.add_section()
     found.add_row("all", *map(_figure, total.values()))
-    Console().print(found)
+    show_table(found)
+    if pause:
+        click.echo(f"Paused by {pause.by} at {to_iso(pause.at)}: nothing is asked until `streamal resume`.")
     for line in quality_in_words(estimates):
         click.echo(line)
 
@@ -851,16 +933,11 @@ def verify(
 
 
 def _print_report(report: Report) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
     columns = ("takeovers", "transactions", "instances", "requests", "outcomes", "letters")
-    found = Table("partition")
-    for column in columns:
-        found.add_column(column, justify="right")
+    found = table("partition", *columns)
     for p in report.partitions:
         found.add_row(str(p.partition), *(_figure(getattr(p, name)) for name in columns))
-    Console().print(found)
+    show_table(found)
     for p in report.partitions:
         for line in p.unverifiable:
             click.echo(f"partition {p.partition}: not replayed: {line}")

@@ -54,14 +54,20 @@ COMMIT_INTERVAL: Final = 0.02
 TICK: Final = 0.02
 SCORED_OVER: Final = 1_000
 DRAIN_WITHIN: Final = 10.0
+FEWEST: Final = 100
+"""Rows to try where the whole stream is too much: four fifths of what was managed, in hundreds."""
 
 
 @dataclass
 class Arm:
-    """How one of the two does: right or wrong on the last instances, on all, and the curve so far."""
+    """How one of the two does: right or wrong on the last instances, on all, and the curve so far.
+
+    `asked` is what the ledger said when it had seen so many instances; predictions may be read later than requests.
+    """
 
     name: str
     asked: int = 0
+    seen: int = 0
     right: float = 0.0
     scored: int = 0
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=SCORED_OVER))
@@ -74,6 +80,11 @@ class Arm:
         self.recent.append(hit)
         if self.scored % SCORED_OVER == 0:
             self.curve.append((self.scored, self.accuracy))
+
+    @property
+    def decided(self) -> int:
+        """How many instances it has decided on, as far as is known here."""
+        return max(self.seen, self.scored)
 
     @property
     def accuracy(self) -> float:
@@ -138,7 +149,7 @@ class Demo:
         """Read new requests, and give the answers whose time has come."""
         for record in self._requests.poll(0.0):
             found = orjson.loads(record.value or b"")
-            self.service.asked += 1
+            self.service.asked, self.service.seen = found["budget"]["asked"], found["budget"]["seen"]
             offset = found["offset"]
             label = self._oracle.answer(offset, self._row(offset).label, CLASSES)
             value = orjson.dumps({"request_id": found["request_id"], "label": label, "annotator": "simulated"})
@@ -159,6 +170,11 @@ class Demo:
     def _row(self, number: int) -> Row:
         return self._rows[number % len(self._rows)]
 
+    def allowed(self, arm: Arm) -> float:
+        """Return the bound of an arm's labels, on as much of the stream as it has decided on."""
+        budget = self._settings.budget
+        return max(float(budget.cold_start_loan), budget.rate * arm.decided + 1)
+
     @property
     def finished(self) -> bool:
         """Whether every instance was fed, decided on and scored, and no answer is on its way."""
@@ -176,21 +192,21 @@ def run(
     console.print("Reading the stream and starting the service ...")
     with as_file(files("streamal") / "streams" / STREAM) as path:
         stream = list(islice(read(path, label=LABEL), rows))
-    with tempfile.TemporaryDirectory(prefix="streamal-") as directory, _service(Path(directory), rate, port) as running:
-        log, settings, server = running
-        demo = Demo(log, settings, stream, seconds)
-        begun = time.monotonic()
-        with Live(console=console, refresh_per_second=4, get_renderable=lambda: _view(demo, rate, begun)) as live:
-            _turn_until(demo, begun, lambda: demo.finished or time.monotonic() - begun > seconds + DRAIN_WITHIN)
-            live.refresh()
-        _summarise(demo, rate, plot, time.monotonic() - begun, console)
-        if server is not None:
-            _stay(demo, server, begun, console)
+    with tempfile.TemporaryDirectory(prefix="streamal-") as directory:
+        settings = _settings(Path(directory), rate, port)
+        with _service(settings) as (log, server):
+            demo = Demo(log, settings, stream, seconds)
+            begun = time.monotonic()
+            with Live(console=console, refresh_per_second=4, get_renderable=lambda: _view(demo, begun)) as live:
+                _turn_until(demo, begun, lambda: demo.finished or time.monotonic() - begun > seconds + DRAIN_WITHIN)
+                live.refresh()
+            _summarise(demo, plot, time.monotonic() - begun, console)
+            if server is not None:
+                _stay(demo, server, begun, console)
     return demo
 
 
-@contextmanager
-def _service(directory: Path, rate: float, port: int | None) -> Iterator[tuple[Log, Settings, Server | None]]:
+def _settings(directory: Path, rate: float, port: int | None) -> Settings:
     settings = load(None)
     changes: dict[str, dict[str, object]] = {
         "transport": {"path": str(directory / "demo.db"), "partitions": 1},
@@ -202,6 +218,11 @@ def _service(directory: Path, rate: float, port: int | None) -> Iterator[tuple[L
     }
     for section, values in changes.items():
         settings = revised(settings, section, values)
+    return settings
+
+
+@contextmanager
+def _service(settings: Settings) -> Iterator[tuple[Log, Server | None]]:
     log = assemble.open_log(settings)
     service = assemble.build_service(settings, log)
     if service.server is not None:
@@ -211,7 +232,7 @@ def _service(directory: Path, rate: float, port: int | None) -> Iterator[tuple[L
     while not service.reporter.board.read().ready and thread.is_alive():
         time.sleep(TICK)
     try:
-        yield log, settings, service.server
+        yield log, service.server
     finally:
         service.worker.stop()
         thread.join(DRAIN_WITHIN)
@@ -228,30 +249,33 @@ def _turn_until(demo: Demo, begun: float, done: Callable[[], bool]) -> None:
         time.sleep(max(0.0, TICK - (time.monotonic() - turn)))
 
 
-def _view(demo: Demo, rate: float, begun: float) -> Group:
+def _view(demo: Demo, begun: float) -> Group:
     elapsed = max(1e-3, time.monotonic() - begun)
     found = Table(box=None, padding=(0, 2))
     for name in ("", "asked", "allowed", "accuracy, last 1,000", "accuracy, all"):
         found.add_column(name, justify="right" if name else "left")
     for arm in (demo.service, demo.control):
-        allowed = f"{max(20.0, rate * arm.scored + 1):,.0f}"
+        allowed = f"{demo.allowed(arm):,.0f}"
         found.add_row(arm.name, f"{arm.asked:,}", allowed, f"{arm.now:.1%}", f"{arm.accuracy:.1%}")
-    head = f"{demo.fed:,} instances fed, {demo.service.scored / elapsed:,.0f} decided per second"
+    decided = demo.service.decided
+    head = f"{decided:,} of {demo.rows:,} instances decided, {decided / elapsed:,.0f} per second"
     # the bar ends no line by itself, and would swallow the table's head
-    bar = Padding(ProgressBar(total=demo.rows, completed=demo.fed, width=60), (0, 0, 1, 0))
+    bar = Padding(ProgressBar(total=demo.rows, completed=decided, width=60), (0, 0, 1, 0))
     return Group(head, bar, found)
 
 
-def _summarise(demo: Demo, rate: float, plot: Path, took: float, console: Console) -> None:
+def _summarise(demo: Demo, plot: Path, took: float, console: Console) -> None:
+    if not demo.finished:
+        _admit(demo, took, console)
+        return
     service, control = demo.service, demo.control
-    allowed = max(20.0, rate * service.scored + 1)
     lead = 100 * (service.accuracy - control.accuracy)
     verdict = "ahead of" if lead > 0 else "behind"
     spent = service.asked / max(1, service.scored)
     console.print(
         f"\n[bold]Electricity, {service.scored:,} half-hours, in {took:.0f} s.[/bold] The simulated annotator's "
         f"answers came about {demo.lateness} half-hours late, {MISTAKES:.0%} of them wrong.\n"
-        f"Labels: {service.asked:,} asked <= {allowed:,.0f} allowed ({spent:.2%} of the stream).\n"
+        f"Labels: {service.asked:,} asked <= {demo.allowed(service):,.0f} allowed ({spent:.2%} of the stream).\n"
         f"Accuracy on every instance, before its label was known: {service.accuracy:.1%}; random sampling reached "
         f"{control.accuracy:.1%} with {control.asked:,} labels (mean of {CONTROLS}).\n"
         f"The selected labels put the model {abs(lead):.1f} points {verdict} random ones.",
@@ -264,6 +288,19 @@ def _summarise(demo: Demo, rate: float, plot: Path, took: float, console: Consol
         console.print(f"No picture: {error}", highlight=False)
     else:
         console.print(f"Learning curve: {plot}", highlight=False)
+
+
+def _admit(demo: Demo, took: float, console: Console) -> None:
+    """Say how far it came, and compare nothing: the control has seen more of the stream than the service."""
+    service = demo.service
+    fewer = max(FEWEST, int(0.8 * service.decided) // FEWEST * FEWEST)
+    console.print(
+        f"\n[bold]Stopped early: {service.decided:,} of {demo.rows:,} half-hours in {took:.0f} s.[/bold] This machine "
+        "is too slow or too busy for the whole stream: what stands above is no result, and says nothing of what the "
+        f"labels bought.\nLabels until then: {service.asked:,} asked <= {demo.allowed(service):,.0f} allowed.\n"
+        f"Try fewer: streamal demo --rows {fewer}",
+        highlight=False,
+    )
 
 
 def _stay(demo: Demo, server: Server, begun: float, console: Console) -> None:

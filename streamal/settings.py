@@ -46,8 +46,34 @@ WIDTH: Final = 100
 UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 BOUNDS: Final = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+EXPECTED: Final = {
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "text in quotes",
+    "tuple_type": "a list in brackets",
+    "dict_type": "a table, as {name = value}",
+    "model_type": "a table, as {name = value}",
+    "model_attributes_type": "a table, as {name = value}",
+}
+"""What pydantic calls by Python's names, in those of TOML."""
+PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?) ?%")
 SECRETS: Final = (("transport", "security", "password"), ("http", "token"))
 TOPIC: Final = r"^[a-zA-Z0-9._-]{1,249}$"
+NO_TOPIC: Final = rf"^$|{TOPIC}"
+NAME: Final = r"^[a-z][a-z0-9_]*$"
+FACTORY: Final = r"^$|^[\w.]+:\w+$"
+FORMS: Final = {
+    TOPIC: "1 to 249 letters, digits, '.', '_' or '-'",
+    NO_TOPIC: "up to 249 letters, digits, '.', '_' or '-'",
+    NAME: "a name in small letters",
+    FACTORY: '"package.module:function"',
+}
+"""The patterns in words."""
 
 
 def parse_duration(text: object) -> float:
@@ -262,7 +288,7 @@ class Topics(Section):
     """What the annotators say."""
     outcomes: Topic = "outcomes"
     """What became of each request, one partition: the model is folded from it; keep it for ever."""
-    predictions: str = Field(default="", pattern=rf"^$|{TOPIC}")
+    predictions: str = Field(default="", pattern=NO_TOPIC)
     """A prediction per instance; "" is off, since it multiplies what is written by 20 at a rate of 5 %."""
     decisions: Topic = "decisions"
     """The audit: enough to replay every decision."""
@@ -319,9 +345,20 @@ class Instance(Section):
 class Model(Section):
     """What learns from the answers."""
 
-    kind: str = Field(default="logistic_regression", pattern=r"^[a-z][a-z0-9_]*$")
+    kind: Literal[
+        "logistic_regression",
+        "softmax",
+        "gaussian_nb",
+        "hoeffding_tree",
+        "hoeffding_adaptive_tree",
+        "adaptive_forest",
+        "knn",
+        "text_logistic",
+        "linear_regression",
+        "hoeffding_tree_regressor",
+    ] = "logistic_regression"
     """A preset; logistic_regression had the best mean over our six development streams."""
-    factory: str = Field(default="", pattern=r"^$|^[\w.]+:\w+$")
+    factory: str = Field(default="", pattern=FACTORY)
     """A function that returns any River pipeline, as "package.module:function"; it takes the place of `kind`."""
     parameters: dict[str, Any] = {}
     """Handed to the preset or the factory by name."""
@@ -341,7 +378,7 @@ class Limit(Section):
     cost: float | None = Field(default=None, gt=0)
     """Sum of instance.cost per period."""
     per: Duration = Field(default=86400.0, gt=0)
-    """The period, on the records' timestamps."""
+    """The period, on the records' timestamps; a day if it is left out."""
 
     @model_validator(mode="after")
     def _either(self) -> Self:
@@ -368,7 +405,7 @@ class Budget(Section):
     """
     limits: tuple[Limit, ...] = ()
     """Further bounds, as [{count = 500, per = "1d"}, {cost = 40.0, per = "1d"}]: what your annotators can manage,
-    or what you can pay. All of them hold.
+    or what you can pay. All of them hold; `per` is a day if it is left out.
     """
     max_pending: int = Field(default=10_000, ge=1, le=10_000_000)
     """Requests that may wait for an answer; beyond, none is asked. More takes memory: each keeps its features."""
@@ -381,7 +418,7 @@ class Budget(Section):
 class Strategy(Section):
     """Which labels to ask for."""
 
-    name: str = Field(default="class_conditional", pattern=r"^[a-z][a-z0-9_]*$")
+    name: str = Field(default="class_conditional", pattern=NAME)
     """The query strategy; the default won 79 to 89 % of paired runs against its peers."""
     explore: float = Field(default=0.05, ge=0.001, le=1)
     """Share of the labels asked for at random, whatever the model thinks: they make the accuracy estimate honest
@@ -664,14 +701,17 @@ def _bounds(field: FieldInfo) -> str:
     """Return what a field accepts, in brackets: its choices or its bounds."""
     if get_origin(field.annotation) is Literal:
         return f"({', '.join(toml_value(choice) for choice in get_args(field.annotation))})"
-    duration = any(isinstance(entry, PlainSerializer) for entry in field.metadata)
     bounds = [
-        f"{sign} {format_duration(bound) if duration else bound}"
+        f"{sign} {format_duration(bound) if _is_duration(field) else bound}"
         for entry in field.metadata
         for name, sign in BOUNDS.items()
         if (bound := getattr(entry, name, None)) is not None
     ]
     return f"({', '.join(bounds)})" if bounds else ""
+
+
+def _is_duration(field: FieldInfo) -> bool:
+    return any(isinstance(entry, PlainSerializer) for entry in field.metadata)
 
 
 def _is_table(field: FieldInfo) -> bool:
@@ -739,13 +779,52 @@ def _explain(fault: ErrorDetails, path: Path | None) -> str:
     if fault["type"] == "extra_forbidden":
         name = ".".join(map(str, fault["loc"]))
         return f"{name}: no such key{_origin(fault['loc'], path)}{_nearest(str(fault['loc'][-1]), section)}"
-    text = fault["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
-    text = re.sub(r"expected (?=greater|less)", "expected a number ", text)
-    secret = "security" in known or "token" in known
-    if fault["type"] != "value_error" and not secret:
-        text += f", came {textwrap.shorten(repr(fault['input']), 60)}"
-    purpose = f". {' '.join(field.description.split()).split('. ')[0]}" if field and field.description else ""
-    return f"{key}: {text}{_origin(known, path)}{purpose}".rstrip(".")
+    if fault["type"] == "value_error":
+        text, hint = fault["msg"].removeprefix("Value error, "), ""
+    else:
+        secret = "security" in known or "token" in known
+        came = "" if secret else f", came {_shown(fault['input'], field)}"
+        text, hint = f"expected {_expected(fault, field)}{came}", "" if secret else _cure(fault)
+    said = f"{key}: {text}{_origin(known, path)}{hint}"
+    purpose = " ".join(field.description.split()).split(". ")[0] if field and field.description else ""
+    return f"{said}{' ' if said.endswith('?') else '. '}{purpose}".rstrip(". ")
+
+
+def _expected(fault: ErrorDetails, field: FieldInfo | None) -> str:
+    """Return what a field takes, in the words of the file rather than of Python."""
+    match fault["type"], fault.get("ctx", {}):
+        case kind, _ if kind in EXPECTED:
+            example = field.default if field and kind.startswith(("float", "int")) else None
+            return EXPECTED[kind] + (f" such as {toml_value(example)}" if isinstance(example, int | float) else "")
+        case "literal_error", {"expected": choices}:
+            return f"one of {choices}" if " or " in choices else choices
+        case "string_pattern_mismatch", {"pattern": pattern}:
+            return FORMS[pattern]
+        case "string_too_short" | "too_short", {"min_length": least}:
+            return f"text of {least} or more characters"
+        case "string_too_long" | "too_long", {"max_length": most}:
+            return f"text of {most} or fewer characters"
+    text = fault["msg"].removeprefix("Input should be ")
+    bound, number = re.search(r"[\d.]+$", text), "a duration" if field and _is_duration(field) else "a number"
+    if bound and number == "a duration":
+        text = text[: bound.start()] + format_duration(float(bound[0]))
+    return f"{number} {text}" if bound else text
+
+
+def _shown(given: object, field: FieldInfo | None) -> str:
+    if field and _is_duration(field) and isinstance(given, int | float):
+        return format_duration(given)
+    return textwrap.shorten(repr(given), 60)
+
+
+def _cure(fault: ErrorDetails) -> str:
+    """Return what was probably meant, or nothing."""
+    if fault["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'", fault["ctx"]["expected"])
+        close = get_close_matches(str(fault["input"]), choices, n=1)
+        return f"; did you mean {close[0]!r}?" if close else ""
+    share = PERCENT.fullmatch(str(fault["input"]).strip())
+    return f"; {share[0]} is written {round(float(share[1]) / 100, 9):g}" if share else ""
 
 
 def _locate(loc: tuple[str | int, ...]) -> tuple[type[BaseModel], FieldInfo | None, tuple[str | int, ...]]:

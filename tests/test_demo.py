@@ -11,13 +11,16 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from served import until
 
-from streamal import demo
+from streamal import assemble, demo
+from streamal.evaluate.stream import Row
+from streamal.transport.log import Append
 
 RATE = 0.05
 ROWS = 4_000
@@ -75,6 +78,28 @@ def test_the_picture_is_a_png(finished: tuple[demo.Demo, str, Path]) -> None:
     content = finished[2].read_bytes()
     assert content.startswith(b"\x89PNG\r\n\x1a\n")
     assert len(content) > 10_000
+
+
+def test_a_machine_that_is_too_slow_is_told_and_nothing_is_compared(tmp_path: Path) -> None:
+    # no worker decides here, which is as slow as can be; of what it did only a request has come
+    screen = io.StringIO()
+    settings = demo._settings(tmp_path, RATE, None)
+    with closing(assemble.open_log(settings)) as log:
+        slow = demo.Demo(log, settings, [Row({"x": 1.0}, "up")] * ROWS, SECONDS)
+        slow.feed(2 * SECONDS)
+        budget = {"seen": 2_000, "asked": 101, "allowed": 101.0}
+        value = json.dumps({"request_id": "0-1999", "offset": 1_999, "budget": budget}).encode()
+        log.writer("worker").append([Append("label-requests", 0, value)])
+        slow.answer(0.0)
+        slow.score()
+        assert not slow.finished
+        demo._summarise(slow, tmp_path / "curve.png", 50.0, Console(file=screen, width=80))
+    words = " ".join(screen.getvalue().split())
+    assert f"Stopped early: 2,000 of {ROWS:,} half-hours in 50 s." in words
+    assert "101 asked <= 101 allowed" in words
+    assert "streamal demo --rows 1600" in words
+    assert re.search(r"ahead|behind|Accuracy", words) is None
+    assert not (tmp_path / "curve.png").exists()
 
 
 def test_without_a_place_for_the_picture_the_rest_goes_on(tmp_path: Path) -> None:

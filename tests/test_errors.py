@@ -7,7 +7,8 @@ import re
 import pytest
 
 from streamal import errors
-from streamal.errors import BadRecord, CommitRefused, StreamalError
+from streamal.errors import BadRecord, CommitRefused, StreamalError, exit_codes
+from streamal.service.supervisor import FINAL_CODES
 
 TREE = [found for found in vars(errors).values() if isinstance(found, type) and issubclass(found, StreamalError)]
 
@@ -34,6 +35,14 @@ def test_codes_are_told_apart() -> None:
     assert len(codes) == len(set(codes))
     assert 0 not in codes
     assert all(1 <= code < 64 for code in codes)
+
+
+def test_each_code_says_what_it_means_and_whether_to_start_again() -> None:
+    found = exit_codes()
+    assert found.keys() == {error.exit_code for error in TREE}
+    assert len({error.ending for error in found.values()}) == len(found)
+    assert [error.__name__ for error in TREE if error.ending != found[error.exit_code].ending] == []
+    assert {code for code, error in found.items() if error.restart == "no"} == FINAL_CODES
 
 
 @pytest.mark.parametrize("error", TREE, ids=lambda error: error.__name__)

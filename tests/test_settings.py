@@ -1,19 +1,26 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from streamal import decoding
 from streamal.errors import ConfigError
+from streamal.learning.presets import PRESETS
 from streamal.settings import (
+    FORMS,
     Budget,
+    Model,
     Settings,
     example_toml,
     format_duration,
@@ -119,14 +126,40 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("[bugdet]\nrate = 0.1", ["bugdet: no such key", "did you mean 'budget'?"]),
         ("[budget]\nrate = 5", ["budget.rate: expected a number less than or equal to 1, came 5", "as a share"]),
         ("[budget]\nrate = 0", ["budget.rate", "greater than 0"]),
+        (
+            "[budget]\nrate = '5%'",
+            ["expected a number such as 0.05, came '5%' (in streamal.toml); 5% is written 0.05. "],
+        ),
+        ("[budget]\nrate = '2.5 %'", ["2.5 % is written 0.025"]),
+        ("[budget]\nrate = '0,05'", ["expected a number such as 0.05, came '0,05' (in streamal.toml). Labels per"]),
+        ("[budget]\nmax_pending = 1.5", ["expected a whole number such as 10000, came 1.5"]),
+        ("[budget]\nburst = 'much'", ["budget.burst: expected a number, came 'much'"]),
+        ("[budget]\nrefund_expired = 'maybe'", ["expected true or false, came 'maybe'"]),
+        ("[budget]\nlimits = 500", ["budget.limits: expected a list in brackets, came 500"]),
+        ("[budget]\nlimits = [500]", ["budget.limits.0: expected a table, as {name = value}, came 500"]),
+        ("budget = 3", ["budget: expected a table, as {name = value}, came 3"]),
+        ("[model]\nparameters = 3", ["model.parameters: expected a table, as {name = value}, came 3"]),
+        ("[transport]\nsession_timeout = '10m'", ["expected a duration less than or equal to 5m, came 10m"]),
+        ("[transport]\npath = ''", ["transport.path: expected text of 1 or more characters, came ''"]),
+        ("pipeline = 3", ["pipeline: expected text in quotes, came 3"]),
         ("[budget]\nrate = nan", ["budget.rate"]),
         ("[budget]\nrate = true", ["budget.rate", "no boolean"]),
         ("[budget]\nexpiry = 'soon'", ["budget.expiry", "'soon'", '"7d"']),
         ("[budget]\nlimits = [{count = 1, cost = 2.0}]", ["budget.limits.0", "exactly one of count and cost"]),
         ("[[budget.limits]]\nper = '1d'", ["budget.limits.0", "exactly one of count and cost"]),
         ("[transport]\nkind = 'kafka'", ["transport", "needs bootstrap_servers"]),
-        ("[transport]\nkind = 'kafak'", ["transport.kind", "'kafka'", "'kafak'"]),
-        ("[transport]\nclient = 'confluent'", ["transport.client", "'kafka-python'"]),
+        (
+            "[transport]\nkind = 'kafak'",
+            ["expected one of 'embedded' or 'kafka', came 'kafak'", "did you mean 'kafka'? "],
+        ),
+        ("[transport]\nclient = 'confluent'", ["transport.client: expected 'kafka-python', came 'confluent'"]),
+        (
+            "[model]\nkind = 'gausian_nb'",
+            [
+                "model.kind: expected one of 'logistic_regression', ",
+                "(in streamal.toml); did you mean 'gaussian_nb'? A",
+            ],
+        ),
         (
             "[transport.security]\nprotocol = 'SASL_SSL'",
             ["transport.security", "mechanism, username and password_file", "token_file"],
@@ -145,12 +178,16 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("[transport]\nretention = '1d'", ["transport.retention (1d)", "budget.expiry (7d)"]),
         ("[transport]\nretention = '9d'\n[budget]\nexpiry = '0s'", ["transport.retention (9d)", "for ever"]),
         ("[topics]\nanswers = 'outcomes'", ["topics", "'outcomes' stands twice"]),
-        ("[topics]\nanswers = 'a b'", ["topics.answers"]),
+        (
+            "[topics]\nanswers = 'a b'",
+            ["topics.answers: expected 1 to 249 letters, digits, '.', '_' or '-', came 'a b'"],
+        ),
         ("[instance]\ncost = -1", ["instance.cost", "greater than 0 or the name of a feature"]),
         ("[instance]\nmax_bytes = 262145", ["instance.max_bytes", "262144"]),
         ("[instance]\ntypes = {a = 'numbr'}", ["instance.types", "'numbr'"]),
         ("[model]\nclasses = [true]", ["model.classes"]),
-        ("[model]\nfactory = 'nothing'", ["model.factory"]),
+        ("[model]\nclasses = ['']", ["model.classes.0: expected text of 1 or more characters, came ''"]),
+        ("[model]\nfactory = 'nothing'", ["model.factory: expected \"package.module:function\", came 'nothing'"]),
         ("[drift]\nadaptation = 'active'\nerrors = 'off'", ["drift: adaptation", "goes by the errors", "passive"]),
         ("[http]\nhost = '0.0.0.0'", ["http", "token_file", "127.0.0.1"]),
         ("[http]\nhost = 'example.org'", ["http", "token_file"]),
@@ -161,6 +198,35 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
 def test_a_wrong_setting_is_explained(tmp_path: Path, text: str, parts: list[str]) -> None:
     message = refusal(tmp_path, text)
     assert [part for part in parts if part not in message] == []
+
+
+def fields(model: type[BaseModel]) -> Iterator[FieldInfo]:
+    """Yield every field of the file, those of tables in lists too."""
+    for field in model.model_fields.values():
+        yield field
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                yield from fields(kind)
+
+
+def test_every_pattern_has_words() -> None:
+    found = [getattr(entry, "pattern", None) for field in fields(Settings) for entry in field.metadata]
+    assert {pattern for pattern in found if pattern} == FORMS.keys()
+
+
+@pytest.mark.parametrize("value", ["x", 3, 1.5, True, [], {}, -1, "1970-01-01"])
+def test_no_fault_is_told_in_words_of_pydantic(tmp_path: Path, value: object) -> None:
+    for section, *key in [path for path in leaves(Settings) if len(path) > 1]:
+        text = f"[{'.'.join((section, *key[:-1]))}]\n{key[-1]} = {toml_value(value)}"
+        with suppress(ConfigError):
+            load(write(tmp_path, text))
+            continue
+        found = refusal(tmp_path, text).split(":", 1)[1]
+        assert not re.search(r"[Ii]nput|should|valid (number|integer|string|dict|tuple|bool)|parse", found), found
+
+
+def test_the_models_are_the_presets() -> None:
+    assert get_args(Model.model_fields["kind"].annotation) == tuple(PRESETS)
 
 
 def test_all_faults_come_at_once(tmp_path: Path) -> None:

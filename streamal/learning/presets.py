@@ -23,7 +23,7 @@ from typing import Any, Final, Literal
 from river import compose, forest, linear_model, multiclass, neighbors, optim, tree
 from river.base import Classifier, Regressor
 
-from streamal.errors import ModelError
+from streamal.errors import ConfigError, ModelError
 from streamal.learning.encoding import Indicators, Words
 from streamal.learning.estimators import FlooredSplitter, LeanGaussianNB, PortableSoftmax
 from streamal.learning.model import Model
@@ -49,11 +49,11 @@ def build(kind: str, *, parameters: Mapping[str, Any], scaling: ScalingRows = "a
     'classification'
 
     Raises:
-        ModelError: no such kind or parameter, or a parameter that does not fit.
+        ConfigError: no such kind or parameter, or a parameter that does not fit.
     """
     if kind not in PRESETS:
         message = f"model.kind must be one of {', '.join(PRESETS)}; {kind!r} is none{suggest(kind, PRESETS)}"
-        raise ModelError(message)
+        raise ConfigError(message)
     builder = PRESETS[kind]
     accepted = {name: found.default for name, found in inspect.signature(builder).parameters.items()}
     defaults = {name: default for name, default in accepted.items() if name not in ("scaling", "seed")}
@@ -100,8 +100,8 @@ def check_parameter(kind: str, name: str, value: object, defaults: Mapping[str, 
     """Refuse a parameter the kind does not have, of another type than its default, negative or not finite."""
     if name not in defaults:
         listed = ", ".join(defaults) or "none"
-        message = f"model {kind} has no parameter {name!r}; it accepts: {listed}{suggest(name, defaults)}"
-        raise ModelError(message)
+        message = f"model.parameters: {kind} has no parameter {name!r}; it accepts: {listed}{suggest(name, defaults)}"
+        raise ConfigError(message)
     default = defaults[name]
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
     if isinstance(default, bool):
@@ -113,8 +113,8 @@ def check_parameter(kind: str, name: str, value: object, defaults: Mapping[str, 
     else:
         fits, expected = number, "a number from 0 on"
     if not fits:
-        message = f"model {kind}: parameter {name!r} must be {expected}, as its default {default!r}; got {value!r}"
-        raise ModelError(message)
+        message = f"model.parameters.{name} of {kind} must be {expected}, as its default {default!r}; got {value!r}"
+        raise ConfigError(message)
 
 
 def call_factory(path: str) -> Any:

@@ -5,6 +5,7 @@ Everything is read from the log, so it works while the service is down, and it c
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from streamal.messages import VALUE, LabelRequest, Outcome, Prediction, parse_re
 from streamal.selection.budget import Budget, BudgetPlan
 from streamal.service.ledgers import Pointers, Topics, decode_metadata, lost
 from streamal.service.own_records import outcome_of, request_of
+from streamal.service.shared_snapshots import CHUNK_KEY, PART_OF
 from streamal.transport.log import Log, Reader, Record, TopicPartition
 from streamal.web.status import Estimates
 
@@ -194,16 +196,23 @@ def _last(reader: Reader, place: TopicPartition, first: int, end: int, number: i
 
 
 def as_line(record: Record) -> str:
-    """Return a record as one JSON object: where it lies, its headers, and its value, parsed where it is JSON."""
+    """Return a record as one JSON object: where it lies, its key and headers, and its value, parsed where it is JSON.
+
+    Of a chunk of a snapshot only the size is told.
+    """
+    headers = {name: (content or b"").decode(errors="replace") for name, content in record.headers}
     value: Any = None
-    if record.value is not None:
+    if record.value is not None and PART_OF in headers and CHUNK_KEY.fullmatch(record.key or b""):
+        value = {"bytes": len(record.value)}
+    elif record.value is not None:
         try:
             value = orjson.loads(record.value)
         except orjson.JSONDecodeError:
             value = record.value.decode(errors="replace")
-    headers = {name: (content or b"").decode(errors="replace") for name, content in record.headers}
+    key = None if record.key is None else record.key.decode(errors="replace")
     place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-    return orjson.dumps({**place, "timestamp": record.timestamp, "headers": headers, "value": value}).decode()
+    found = {**place, "timestamp": record.timestamp, "key": key, "headers": headers, "value": value}
+    return orjson.dumps(found).decode()
 
 
 def _decided(partition: int, count: int, last: int = 0) -> InstancesDecided:
@@ -224,12 +233,13 @@ WHY: Final[dict[str, str]] = {
 def in_words(request: LabelRequest, outcome: Outcome | None) -> str:
     """Say in sentences why a request was made and what became of it."""
     spent = request.budget
+    ahead = " What is ahead of it is paid back from the instances to come." if spent["asked"] > spent["allowed"] else ""
     lines = [
         f"Request {request.request_id} about instance {request.instance_id}, made {to_iso(request.requested_at)}.",
         f"Why: {WHY[request.reason]} ({request.reason}, strategy {request.strategy}).",
         f"The model (version {request.model_version}) said: {_guess(request.prediction)}.",
-        f"Utility {request.utility:.4g}. {_chance(request)}",
-        f"Budget then: {spent['asked']:g} asked of {spent['allowed']:g} allowed on {spent['seen']:g} instances seen.",
+        f"{_worth(request.utility)} {_chance(request)}",
+        f"Budget then: {spent['asked']:g} asked of {spent['allowed']:g} allowed, {spent['seen']:g} seen.{ahead}",
     ]
     if outcome is None:
         lines.append("No outcome yet: it waits for an answer, or its answer is not committed.")
@@ -274,6 +284,12 @@ def _guess(prediction: Prediction) -> str:
     if VALUE in prediction:
         return f"{prediction[VALUE]:.6g}"
     return ", ".join(f"{name} {p:.1%}" for name, p in prediction.items()) or "nothing yet"
+
+
+def _worth(utility: float) -> str:
+    if math.isfinite(utility):
+        return f"Utility {utility:.4g}."
+    return f"Utility {utility:g}, which ranks highest: there was nothing yet to measure it by."
 
 
 def _chance(request: LabelRequest) -> str:

@@ -121,7 +121,7 @@ class KafkaLog:
 
     Raises:
         ConfigError: an option in `security` does not exist, or a file that it names cannot be used.
-        DeadlineMissed: no broker has answered in time.
+        TransportError: no broker has answered in time.
         AccessRefused: the broker and this client do not accept each other.
     """
 

@@ -127,7 +127,7 @@ def reach(bootstrap_servers: str, patience: float) -> None:
     """Wait until one of the addresses accepts a connection.
 
     Raises:
-        DeadlineMissed: none did in time.
+        TransportError: none did in time.
     """
     deadline = monotonic() + patience
     while True:
@@ -145,7 +145,7 @@ def reach(bootstrap_servers: str, patience: float) -> None:
                 f"no Kafka broker accepted a connection within {patience:g} s ({listed}): nothing listens there, a "
                 "firewall is between, or the name is wrong; start the broker, or correct transport.bootstrap_servers"
             )
-            raise DeadlineMissed(message)
+            raise TransportError(message)
         sleep(RETRY)
 
 
@@ -252,7 +252,7 @@ class Cluster:
 
         Raises:
             ConfigError: a file of the security settings cannot be used.
-            DeadlineMissed: no broker can be reached.
+            TransportError: no broker can be reached.
             AccessRefused: one can be, and does not let us in.
         """
         if encrypts(self.security):
@@ -325,7 +325,7 @@ class Cluster:
                 "it is down, or answers slowly, or what listens there is none: check transport.bootstrap_servers and "
                 "transport.security, or raise transport.start_deadline"
             )
-            raise DeadlineMissed(message) from error
+            raise TransportError(message) from error
         except KafkaError as error:
             raise translate(error, f"open a connection to {self.bootstrap_servers}") from error
         finally:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from river import anomaly, compose, dummy, linear_model, naive_bayes, neighbors, preprocessing, stats
 
-from streamal.errors import ModelError
+from streamal.errors import ConfigError, ModelError
 from streamal.learning.moments import MomentAccumulator
 from streamal.learning.online import BIND_AFTER, OnlineModel
 from streamal.learning.presets import PRESETS, build, from_factory
@@ -236,7 +236,7 @@ def test_far_away_neighbours_still_predict() -> None:
     ],
 )
 def test_a_wrong_kind_or_parameter_is_named_with_its_cure(kind: str, parameters: dict[str, Any], message: str) -> None:
-    with pytest.raises(ModelError, match=message):
+    with pytest.raises(ConfigError, match=message):
         build(kind, parameters=parameters, seed=1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from streamal.selection.budget import BudgetPlan
 from streamal.service import inspection as inspecting
 from streamal.service.inspection import WHY, Inspection, as_line, in_words, quality_in_words, tail
 from streamal.service.ledgers import Topics
+from streamal.service.shared_snapshots import taken_apart
 from streamal.settings import Settings
 from streamal.transport.embedded import EmbeddedLog
 from streamal.transport.kafka import KafkaLog
@@ -235,6 +237,18 @@ def test_any_record_can_be_shown(tmp_path: Path, value: bytes | None, shown: obj
     found = orjson.loads(as_line(record))
     assert found["value"] == shown
     assert found["headers"] == {"a": "\ufffd", "b": ""}
+    assert found["key"] is None
+    log.close()
+
+
+def test_of_a_snapshot_the_facts_are_shown_and_not_its_bytes(tmp_path: Path) -> None:
+    log = EmbeddedLog(tmp_path / "log.db")
+    log.create_topics({"snapshots": 1})
+    log.writer("worker").append(taken_apart(bytes(range(256)), TopicPartition("snapshots", 0)))
+    chunk, manifest = map(orjson.loads, tail(log, "snapshots", 9, follow=False))
+    assert (chunk["key"], chunk["value"]) == ("model/0", {"bytes": 256})
+    assert (manifest["key"], manifest["value"]["chunks"], manifest["value"]["bytes"]) == ("model/manifest", 1, 256)
+    assert chunk["headers"]["snapshot"] == manifest["value"]["sha256"]
     log.close()
 
 
@@ -248,9 +262,22 @@ def test_words_name_the_reason_the_guess_and_the_budget(request_made: LabelReque
     assert "No outcome yet" in text
 
 
+def test_words_on_a_loan_say_that_it_is_paid_back(request_made: LabelRequest) -> None:
+    early = replace(request_made, budget={"seen": 1, "asked": 1, "allowed": 0.2})
+    assert "1 asked of 0.2 allowed, 1 seen. What is ahead of it is paid back" in in_words(early, None)
+    late = replace(request_made, budget={"seen": 100, "asked": 1, "allowed": 20.0})
+    assert "paid back" not in in_words(late, None)
+
+
 def test_words_on_a_model_that_knows_nothing_and_on_a_number(request_made: LabelRequest) -> None:
     assert "said: nothing yet." in in_words(replace(request_made, prediction={}), None)
     assert "said: 1250.5." in in_words(replace(request_made, prediction={VALUE: 1250.5}), None)
+
+
+def test_words_say_what_an_infinite_utility_means(request_made: LabelRequest) -> None:
+    assert "Utility 0.25. It" in in_words(replace(request_made, utility=0.25), None)
+    text = in_words(replace(request_made, utility=math.inf), None)
+    assert "Utility inf, which ranks highest: there was nothing yet to measure it by. It" in text
 
 
 def test_words_tell_the_unbiased_arm(request_made: LabelRequest) -> None:

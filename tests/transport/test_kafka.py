@@ -384,8 +384,9 @@ def test_topics_of_one_group_must_have_the_same_number_of_partitions(log: KafkaL
 
 def test_an_unreachable_broker_is_named_with_the_cause() -> None:
     address = f"127.0.0.1:{free_port()}"
-    with pytest.raises(DeadlineMissed, match=f"{address}: Connection refused.*correct transport"):
+    with pytest.raises(TransportError, match=f"{address}: Connection refused.*correct transport") as unreachable:
         KafkaLog(address, start_deadline=0.5)
+    assert unreachable.value.exit_code == TransportError.exit_code
 
 
 def test_an_unknown_security_option_is_named_and_no_value_is_shown() -> None:
