@@ -24,12 +24,13 @@ from streamal.evaluate.stream import Row
 from streamal.selection.registry import STRATEGIES
 from streamal.transport.log import Append
 
-TESTS: Final = HERE.parent / "tests"
-sys.path.append(str(TESTS))
+sys.path.append(str(HERE.parent / "tests"))
 
 from auditor import audit, ledger_of
 from story import Place, Stage, electricity, until, until_still
 
+TESTS: Final = str(HERE.parent / "tests")
+"""Where workers find the one model that is no preset."""
 ROWS: Final = 20_000
 CHUNK: Final = 500
 """Rows that are fed at once; answers come in between."""
@@ -91,13 +92,13 @@ def rows_of(name: str) -> Sequence[Row]:
 def run(stage: Stage, rows: Sequence[Row]) -> dict[str, Any]:
     """Feed the rows and answer what is asked; returns what was spent, and what it took from the crash on."""
     oracle, answered = Oracle(error=ERROR), set[str]()
-    stage.start(0, PYTHONPATH=str(TESTS))
+    stage.start(0, PYTHONPATH=TESTS)
     for fed in range(CHUNK, ROWS + 1, CHUNK):
         feed(stage, rows, range(fed - CHUNK, fed))
         answer(stage, rows, oracle, answered, fed - DELAY)
         if fed == CRASH_AT:
             stage.worker(0).kill()
-            stage.start(0, PYTHONPATH=str(TESTS))
+            stage.start(0, PYTHONPATH=TESTS)
             pid = stage.worker(0).pid
             before = cpu_seconds(pid)
     answer(stage, rows, oracle, answered, ROWS)

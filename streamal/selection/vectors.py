@@ -77,10 +77,13 @@ class Standardiser:
         return len(self._columns)
 
     def raw(self, features: Features) -> Vector:
-        """Return the numbers of an instance in the order of the columns, NaN where one is missing; not to be changed."""
+        """Return the numbers of an instance in the order of the columns, NaN where one is missing.
+
+        The array is kept for the next call about the same instance, so it is not to be changed.
+        """
         last, raw = self._last
         if last is features and len(raw) == len(self._columns):
-            return raw  # each instance is asked for about three times in a row
+            return raw
         found = list(map(features.get, self._columns))
         if not NUMBERS.issuperset(map(type, found)):
             found = [value if isinstance(value, int | float) else None for value in found]
