@@ -13,10 +13,12 @@ from typing import Any, Final, NamedTuple
 from benchmarks.chaos import at_least_once, exactly_once
 from benchmarks.decisions import decisions
 from benchmarks.drift import adaptation, cost, detection
+from benchmarks.embedded import embedded
 from benchmarks.estimates import coverage
 from benchmarks.restart import restart
 from benchmarks.service import delivery, heritage, kafka_loop, never_answered
 from benchmarks.stall import stall
+from benchmarks.strategies import cost as strategies_cost
 
 
 class Case(NamedTuple):
@@ -87,6 +89,16 @@ CASES: Final[Mapping[str, Case]] = {
         "how often the 95 % intervals of the live estimates hold the truth in 400 simulated runs, and the naive bias",
         "accuracy: 92 to 98 % of the intervals",
         coverage,
+    ),
+    "strategies/cost": Case(
+        "CPU per instance of each strategy itself, without any model, beside the default strategy",
+        "default <= 10 us with 8 features and 2 classes, none above 100 us",
+        strategies_cost,
+    ),
+    "strategies/embedded": Case(
+        "each strategy over 20,000 instances in the service on the embedded log: late answers, a crash, and the audit",
+        "no violation",
+        embedded,
     ),
     "stall/snapshot": Case(
         "longest stall of the loop's thread by one snapshot of a forest: written by the loop, and by a child",

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 
 import pytest
 from broker import Broker, BrokerUnavailable
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # The wall clock of a busy machine decides nothing: speed belongs to the benchmarks.
-settings.register_profile("streamal", deadline=None)
+settings.register_profile("streamal", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("streamal")
 
 

@@ -1,11 +1,11 @@
-"""Models as a user's own factory may give them, for stories: one that cannot learn one label, and one that is slow."""
+"""Models as a user's own factory may give them: one that cannot learn one label, one that is slow, one of several."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from river import naive_bayes
+from river import ensemble, naive_bayes, tree
 
 
 class Fragile(naive_bayes.MultinomialNB):
@@ -24,6 +24,11 @@ class Slow(naive_bayes.MultinomialNB):
     def learn_one(self, x: Any, y: Any) -> None:
         time.sleep(0.003)
         naive_bayes.MultinomialNB.learn_one(self, x, y)
+
+
+def build_regressors() -> Any:
+    """What `model.factory` names: an ensemble for a regression, of which there is no preset."""
+    return ensemble.BaggingRegressor(tree.HoeffdingTreeRegressor(), n_models=5, seed=0)
 
 
 def build_slow() -> Any:

@@ -150,6 +150,12 @@ class WorkerProcess:
         return None if self._process is None or self._asked else self._process.poll()
 
     @property
+    def pid(self) -> int:
+        """The id of its process, once it was started."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def children(self) -> list[int]:
         """The ids of its child processes."""
         if self._process is None or not self.running:

@@ -73,7 +73,7 @@ class Bandit(Unmindful):
     """Lets the strategies named in `arms` take turns, 2 to 6, each with its own default parameters.
 
     `horizon` is how many payments (10 to 100,000) it takes to trust one arm much more than another, or the other again:
-    more is slower, less swayed by chance, and leaves less to the worse arms. Memory is that of the arms.
+    more is slower, less swayed by chance, and leaves less to the worse arms. Memory: that of the arms.
     """
 
     def __init__(self, spec: StrategySpec, build: Callable[[str, StrategySpec], QueryStrategy]) -> None:

@@ -87,7 +87,7 @@ class Shares:
 
 
 class ClassConditional(Unmindful):
-    """The default strategy; its soft state is a window of scores per predicted class and the class shares."""
+    """The default strategy. Memory: for each class that was predicted, a share and a window of scores."""
 
     def __init__(self, spec: StrategySpec) -> None:
         self.warmup = 4 * spec.window

@@ -27,7 +27,7 @@ COVERAGE: Final = 0.2
 class Duo(Unmindful):
     """Shares the allowance between the default strategy and coverage; the utility is the default strategy's.
 
-    `coverage` (0.2) is coverage's share, `points` as in `streamal.selection.coreset.Coreset`. Its memory is that of the
+    `coverage` (0.2) is coverage's share, `points` as in `streamal.selection.coreset.Coreset`. Memory: that of the
     two.
     """
 

@@ -142,7 +142,8 @@ METHODS: Final[Mapping[str, Method]] = {"top": top, "badge": badge, "k_centre": 
 class Pool(Unmindful):
     """Asks at the end of a window only; `method` says by what it compares.
 
-    `top` (the default) by doubt alone, `badge` by doubt and difference, `k_centre` by difference alone.
+    `top` (the default) by doubt alone, `badge` by doubt and difference, `k_centre` by difference alone. Memory: none of
+    its own; the sampler keeps the instances of the open window.
     """
 
     def __init__(self, spec: StrategySpec) -> None:

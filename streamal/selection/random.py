@@ -12,7 +12,7 @@ from streamal.selection.threshold import steered_rate
 
 
 class Random(Unmindful):
-    """Asks with the budgeted rate whatever the prediction."""
+    """Asks with the budgeted rate whatever the prediction. Memory: none."""
 
     def __init__(self, spec: StrategySpec) -> None:
         pass
@@ -25,8 +25,8 @@ class Random(Unmindful):
 class Periodic(Random):
     """Asks whenever a whole label's allowance has accrued: evenly spaced, deterministic, and blind to the model.
 
-    It aliases with streams that repeat at a multiple of its period. Source: the credit rule of scikit-activeml's
-    PeriodicSampling.
+    It aliases with streams that repeat at a multiple of its period. Memory: none. Source: the credit rule of
+    scikit-activeml's PeriodicSampling.
     """
 
     def propose(self, features: Features, prediction: Prediction, standing: Standing) -> Proposal:

@@ -71,8 +71,8 @@ class Reinforced(Unmindful):
     """Ranks the weighted votes of an ensemble's members; a single model is a committee of one.
 
     `step` (0 to 1, exclusive) is how fast powers and threshold move, `threshold` (above 0, to 1) where the latter
-    begins, and `penalty` (-10 to 0, exclusive) the reward for asking where the model was right. Memory is a number of
-    8 bytes per member, 32 at most, and instance of the window.
+    begins, and `penalty` (-10 to 0, exclusive) the reward for asking where the model was right. Memory: for each
+    instance of the window, 8 bytes and another 8 for each member, 32 at most.
     """
 
     def __init__(self, spec: StrategySpec) -> None:

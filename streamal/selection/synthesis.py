@@ -49,7 +49,8 @@ STEPS: Final = 10
 class Synthesis(Unmindful):
     """The default strategy, and requests at the boundary from a `share` (0.2) of the allowance.
 
-    More of it teaches where the boundary runs, and less what lies elsewhere.
+    More of it teaches where the boundary runs, and less what lies elsewhere. Memory: the default strategy's; the
+    sampler keeps the instances of the open window.
     """
 
     def __init__(self, spec: StrategySpec) -> None:

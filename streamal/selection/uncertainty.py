@@ -25,7 +25,7 @@ MOST_THETA: Final = 1e12
 
 
 class FixedUncertainty(Unmindful):
-    """Asks when p1 is at most ``1/C + rate * (1 - 1/C)``, with C the number of classes known."""
+    """Asks when p1 is at most ``1/C + rate * (1 - 1/C)``, with C the number of classes known. Memory: none."""
 
     def __init__(self, spec: StrategySpec) -> None:
         self._spill = spec.switch("spill", default=True)
@@ -47,7 +47,7 @@ class FixedUncertainty(Unmindful):
 class VariableUncertainty(FixedUncertainty):
     """Asks when p1 is below a bar that falls by the part `step` (0.01) with each request and rises by it otherwise.
 
-    A larger step follows changes faster and spends less evenly.
+    A larger step follows changes faster and spends less evenly. Memory: one number.
     """
 
     def __init__(self, spec: StrategySpec) -> None:
@@ -78,7 +78,10 @@ class VariableUncertainty(FixedUncertainty):
 
 
 class RandomisedUncertainty(VariableUncertainty):
-    """The moving bar times a normal variable of mean and deviation 1: sure predictions are asked about as well."""
+    """The moving bar times a normal variable of mean and deviation 1: sure predictions are asked about as well.
+
+    Memory: one number.
+    """
 
     def wish(self, best: float, classes: int, rate: float) -> float:
         """Return the chance that the randomised bar lies above."""
@@ -88,7 +91,8 @@ class RandomisedUncertainty(VariableUncertainty):
 class Split(VariableUncertainty):
     """With the chance `random` (0.1) at random with the budgeted rate, else by the moving bar.
 
-    More randomness finds changes in regions the model is sure about, and leaves fewer labels for the rest.
+    More randomness finds changes in regions the model is sure about, and leaves fewer labels for the rest. Memory: one
+    number.
     """
 
     def __init__(self, spec: StrategySpec) -> None:

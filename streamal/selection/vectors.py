@@ -53,7 +53,7 @@ def widened(points: Vector, columns: int, fill: float) -> Vector:
 
 
 class Standardiser:
-    """Turns features into vectors; only `add` changes it. Memory: four numbers for each column.
+    """Turns features into vectors; only `add` changes it. Memory: four numbers for each column, and the last instance.
 
     >>> scale = Standardiser()
     >>> for x in (1.0, 2.0, 3.0): scale.add({"x": x, "city": "Oslo"})
@@ -61,7 +61,7 @@ class Standardiser:
     ([0.0], [0.0])
     """
 
-    __slots__ = ("_columns", "_inverse", "_mean", "_seen", "_variance")
+    __slots__ = ("_columns", "_inverse", "_last", "_mean", "_seen", "_variance")
 
     def __init__(self) -> None:
         self._columns: dict[str, int] = {}
@@ -69,6 +69,7 @@ class Standardiser:
         self._mean = np.zeros(0)
         self._variance = np.zeros(0)
         self._inverse = np.zeros(0)
+        self._last: tuple[Features, Vector] = {}, np.zeros(0)
 
     @property
     def width(self) -> int:
@@ -76,13 +77,21 @@ class Standardiser:
         return len(self._columns)
 
     def raw(self, features: Features) -> Vector:
-        """Return the numbers of an instance in the order of the columns, NaN where one is missing."""
+        """Return the numbers of an instance in the order of the columns, NaN where one is missing.
+
+        The array is kept for the next call about the same instance, so it is not to be changed.
+        """
+        last, raw = self._last
+        if last is features and len(raw) == len(self._columns):
+            return raw
         found = list(map(features.get, self._columns))
         if not NUMBERS.issuperset(map(type, found)):
             found = [value if isinstance(value, int | float) else None for value in found]
         raw = np.array(found, dtype=np.float64)
         np.maximum(raw, -MAX_NUMBER, out=raw)
-        return np.minimum(raw, MAX_NUMBER, out=raw)
+        np.minimum(raw, MAX_NUMBER, out=raw)
+        self._last = features, raw
+        return raw
 
     def scale(self, raw: Vector) -> Vector:
         """Return raw numbers in deviations from the mean; rows that were made with fewer columns are not accepted."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Mapping, Sequence
 from random import Random
 from statistics import fmean
@@ -323,18 +322,3 @@ def spent(arms: Sequence[str], rate: float, count: int) -> float:
 )
 def test_whatever_the_arms_the_allowance_is_spent(arms: Sequence[str]) -> None:
     assert spent(arms, 0.1, 4_000) >= 0.95
-
-
-def test_memory_is_bounded() -> None:
-    chosen = build("bandit", spec({"arms": ["class_conditional", "random"]}), "classification")
-    random, sizes = Random(0), []
-    for number in range(200_000):
-        prediction = {"a": (share := random.random()), "b": 1.0 - share}
-        proposal = chosen.propose({}, prediction, STANDING)
-        asked = random.random() < proposal.propensity
-        chosen.update({}, prediction, proposal, asked=asked)
-        if asked:
-            chosen.resolved(answer("a", 0.005, "exploration" if number % 20 == 0 else "uncertainty"))
-        if (number + 1) % 50_000 == 0:
-            sizes.append(len(pickle.dumps(chosen)))
-    assert max(sizes) < 1.05 * min(sizes)

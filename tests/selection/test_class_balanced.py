@@ -217,17 +217,6 @@ def test_memory_is_bounded_however_many_pairs_there_are() -> None:
     assert len(rule._priors) <= 230
 
 
-def test_the_window_and_nothing_else_grows_with_the_instances() -> None:
-    rule = strategy()
-    predictions: list[Prediction] = [{"a": number / 200, "b": 1.0 - number / 200} for number in range(200)]
-    for number in range(200_000):
-        prediction = predictions[number % 200]
-        rule.update({}, prediction, Proposal(0.0, float(number % 777)), asked=False)
-    assert len(rule._ranks._ranking._sorted) == WINDOW
-    assert not rule._steps
-    assert rule.state() == {}
-
-
 @pytest.mark.parametrize("step", [-0.01, 0.2, math.nan])
 def test_a_step_out_of_bounds_is_explained(step: float) -> None:
     with pytest.raises(ConfigError, match=r"strategy\.parameters\.step = .* expected a number from 0 to 0\.1"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from fractions import Fraction
 from random import Random
 from statistics import fmean
@@ -17,7 +16,6 @@ from specimens import Constant
 from streamal.errors import ConfigError
 from streamal.messages import Prediction
 from streamal.selection.cognitive import Cognition, Cognitive
-from streamal.selection.coin import mix
 from streamal.selection.density import ALONE
 from streamal.selection.strategy import Proposal, Standing, StrategySpec
 from streamal.selection.threshold import spill, steered_rate
@@ -123,12 +121,3 @@ def test_a_parameter_out_of_bounds_is_explained(parameters: dict[str, object]) -
     name = list(parameters)[-1]
     with pytest.raises(ConfigError, match=rf"strategy.parameters.{name} = .* a whole number from 1 to"):
         strategy(**parameters)
-
-
-def test_memory_is_bounded() -> None:
-    memory, sizes = Cognition(10), set()
-    for number in range(200_000):
-        memory.add(np.array([float(mix(number))]))
-        if number in (300, 199_999):
-            sizes.add(len(pickle.dumps(memory)))
-    assert max(sizes) - min(sizes) < 16

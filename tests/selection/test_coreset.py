@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from itertools import combinations
 from random import Random
 from statistics import fmean
@@ -16,7 +15,6 @@ from specimens import Constant
 
 from streamal.errors import ConfigError
 from streamal.messages import VALUE, Features, Prediction
-from streamal.selection.coin import mix
 from streamal.selection.coreset import Coreset, farthest_first
 from streamal.selection.registry import check
 from streamal.selection.strategy import Proposal, Standing, StrategySpec
@@ -177,14 +175,3 @@ def test_a_new_owner_finds_the_points_in_what_is_remembered() -> None:
 def test_a_parameter_out_of_bounds_is_explained(value: object) -> None:
     with pytest.raises(ConfigError, match=r"strategy.parameters.points = .* a whole number from 2 to 2000"):
         strategy(points=value)
-
-
-def test_memory_is_bounded() -> None:
-    """By as many requests as 200,000 instances bring at a rate of 5 %, and by instances."""
-    chosen, sizes = strategy(points=10), set()
-    for number, features in enumerate(crowd(10_000)):
-        proposal = Proposal(0.0, float(mix(number)))
-        chosen.update(features, {}, proposal, asked=True)
-        if number >= 9_000 and chosen._points.shape[1] == 5:
-            sizes.add(len(pickle.dumps(chosen)))
-    assert len(sizes) == 1

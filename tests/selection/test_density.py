@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from random import Random
 from statistics import fmean
 
@@ -15,7 +14,6 @@ from specimens import Constant
 
 from streamal.errors import ConfigError
 from streamal.messages import Features, Prediction
-from streamal.selection.coin import mix
 from streamal.selection.density import ALONE, Density, Neighbours, all_but_first
 from streamal.selection.strategy import Proposal, Standing, StrategySpec
 from streamal.selection.threshold import spill, steered_rate
@@ -160,21 +158,3 @@ def test_fewer_neighbours_leave_more_alone() -> None:
 def test_a_parameter_out_of_bounds_is_explained(value: object) -> None:
     with pytest.raises(ConfigError, match=r"strategy.parameters.neighbours = .* a whole number from 1 to 1000"):
         strategy(neighbours=value)
-
-
-def test_memory_is_bounded() -> None:
-    neighbours, sizes = Neighbours(20), set()
-    for number in range(200_000):
-        neighbours.add(np.array([float(mix(number))]))
-        if number in (100, 199_999):
-            sizes.add(len(pickle.dumps(neighbours)))
-    assert len(sizes) == 1
-
-
-def test_a_strategy_is_as_large_after_many_instances() -> None:
-    chosen, sizes = strategy(), set()
-    for number, features in enumerate(crowd(3_000)):
-        chosen.update(features, {}, Proposal(0.0, features["x"]), asked=False)
-        if number in (1_000, 2_999):
-            sizes.add(len(pickle.dumps(chosen)))
-    assert len(sizes) == 1

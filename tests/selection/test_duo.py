@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from dataclasses import replace
 from random import Random
 from statistics import fmean
@@ -114,12 +113,3 @@ def test_recalled_requests_do_not_make_the_rest_look_easy() -> None:
 def test_a_parameter_out_of_bounds_is_explained(parameters: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=rf"strategy.parameters.{next(iter(parameters))} = .* expected a"):
         Duo(spec(**parameters))
-
-
-def test_memory_is_bounded() -> None:
-    duo, sizes = Duo(spec(points=10)), set()
-    for number, case in enumerate(crowd(6_000)):
-        see(duo, case, asked=number % 5 == 0)
-        if number >= 4_000 and duo._coverage._points.shape[1] == 5:
-            sizes.add(len(pickle.dumps(duo)) // 100)
-    assert len(sizes) <= 2

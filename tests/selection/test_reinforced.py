@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 from collections.abc import Mapping, Sequence
 from random import Random
 from statistics import fmean
@@ -278,14 +277,3 @@ def test_the_ledger_stays_small_with_the_most_members() -> None:
     assert sum(ledger["strategy"]["powers"]) == pytest.approx(1.0, abs=1e-4)
     ledger["budget"] |= {"seen": 10**12 + 1, "asked": 10**11 + 1, "refunded": 10**10 + 1, "clock": 1_795_255_200.123}
     assert len(encode_metadata(ledger, Pointers(10**12, 10**12, 10**12)).encode()) < 1_024
-
-
-def test_memory_is_bounded() -> None:
-    strategy, random, sizes = reinforced(), Random(0), []
-    for number in range(200_000):
-        proposal = see(strategy, random.random(), random.random())
-        if random.random() < proposal.propensity:
-            strategy.resolved(answered(certain(0.6, 0.7), random.choice("ab")))
-        if (number + 1) % 50_000 == 0:
-            sizes.append(len(pickle.dumps(strategy)))
-    assert max(sizes) < 1.05 * min(sizes)

@@ -103,6 +103,14 @@ def test_the_propensity_is_that_of_the_paper(classes: int) -> None:
         embedding.add(features, prediction)
 
 
+def test_the_mean_volume_is_the_trace_at_every_moment_whether_anybody_is_asked_or_not() -> None:
+    chosen, random = strategy(), Random(3)
+    for number, (features, prediction) in enumerate(cases(400, classes=3, columns=4)):
+        more: Features = {"late": random.gauss(0.0, 1.0)} if number > 200 else {}
+        see(chosen, {**features, **more}, prediction, asked=number % 7 == 0)
+        assert chosen._mean == pytest.approx(float((chosen._moment * chosen._asked.inverse).sum()), rel=1e-9)
+
+
 def test_the_mean_propensity_is_the_steered_rate_also_where_few_are_unsure() -> None:
     random, chosen = Random(0), strategy()
     found = []
@@ -267,7 +275,7 @@ def test_a_new_owner_goes_on_roughly_as_before() -> None:
 
 @pytest.mark.parametrize(
     ("parameters", "expected"),
-    [({"ridge": 0.0}, "a number from 1e-06 to 1e"), ({"memory": 255}, "a whole number from 256 to 1000000")],
+    [({"ridge": 0.0}, "a number from 1e-06 to 1e"), ({"memory": 127}, "a whole number from 128 to 1000000")],
 )
 def test_a_parameter_out_of_bounds_is_explained(parameters: dict[str, float], expected: str) -> None:
     with pytest.raises(ConfigError, match=f"strategy.parameters.{next(iter(parameters))} = .* expected {expected}"):
