@@ -213,5 +213,7 @@ def test_simulations_keep_their_order_and_check_all_before(tmp_path: Path) -> No
     file = tmp_path / "stream.csv"
     file.write_text("x,target\n" + "".join(f"{n % 7},{'a' if n % 7 > 3 else 'b'}\n" for n in range(100)))
     runs = [changed(strategy={"name": name}) for name in ("random", "split")]
-    found = assemble.simulate_all(runs, [Oracle(), Oracle(delay=5)], file, label="target", rows=60, quiet=True)
+    found = assemble.simulate_all(
+        runs, [Oracle(), Oracle(delay=5)], file, label="target", rows=60, controls=0, quiet=True
+    )
     assert [(run.strategy, run.instances, run.delay) for run in found] == [("random", 60, 0), ("split", 60, 5)]
