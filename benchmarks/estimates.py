@@ -43,7 +43,7 @@ ANNOTATORS: Final[Mapping[str, Callable[[int], Oracle]]] = {
     "silent": lambda seed: Oracle(silence=0.3, seed=seed),
 }
 """Who answers at once, who 300 rows late, and who never answers 3 in 10 questions."""
-STOPPING_RUNS: Final = 120
+STOPPING_RUNS: Final = 84
 LOOKS: Final = (2_500, 5_000, 10_000)
 """Rows after which a run is asked whether labels still pay: early, when models learn fast, and late."""
 SHARES: Final = (0.2, 0.5)
