@@ -90,7 +90,7 @@ CASES: Final[Mapping[str, Case]] = {
     ),
     "estimates/stopping": Case(
         "by the true gain of the later half of the labels: how often it is said that labels pay, or no longer",
-        "no longer: at most 5 % where 10 points and more were gained; still: at most 5 % where nothing was",
+        "no longer: at most 5 % where 3 points and more were gained",
         stopping,
     ),
     "stall/snapshot": Case(

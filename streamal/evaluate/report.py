@@ -81,7 +81,7 @@ def _known(results: Mapping[str, Sequence[Simulation]]) -> Table:
 
     `gain` is what is estimated that the later half of the labels brought, `up to` the most it can be.
     """
-    found = _columns("strategy", "accuracy", "estimated", "from", "to", "answered\nonly", "gain", "up to")
+    found = _columns("strategy", "accuracy", "esti-\nmated", "from", "to", "answered\nonly", "gain", "up to")
     columns = ("accuracy", "estimated_accuracy", "estimated_low", "estimated_high", "naive_accuracy")
     gain = ("estimated_improvement", "improvement_high")
     for strategy, runs in results.items():

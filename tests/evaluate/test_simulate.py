@@ -269,8 +269,8 @@ def test_the_control_asks_over_the_whole_stream() -> None:
 def test_a_lead_is_more_kappa_or_less_error() -> None:
     better, worse = run(rows(600), rate=0.5), run(rows(600), rate=0.02, loan=0)
     assert lead(better, worse, "kappa") == (better.scores["kappa"] or 0.0) - (worse.scores["kappa"] or 0.0) > 0.0
-    numbers = [replace(one, scores={"mae": error}) for one, error in ((better, 1.5), (worse, 2.0))]
-    assert lead(*numbers, "mae") == 0.5
+    near, far = (replace(better, scores={"mae": error}) for error in (1.5, 2.0))
+    assert lead(near, far, "mae") == 0.5
 
 
 def test_the_summary_has_the_mean_of_the_controls() -> None:
