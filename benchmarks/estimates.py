@@ -1,5 +1,7 @@
 """Do the live estimates keep what they promise: does their 95 % interval hold the truth in 95 of 100 runs?
 
+And is it said that labels no longer pay when that is so, and not while they do?
+
 A simulation knows every label, so what the service estimates from a few answers can be held against the truth of the
 very same run. Each run has a seed, a stretch of a stream, a model and an annotator of its own, and no constant of
 `streamal.evaluate.estimate` was chosen by these runs. The naive figure is that on the answered requests alone.
@@ -28,7 +30,7 @@ from streamal.learning import presets
 from streamal.messages import best_label
 from streamal.selection.budget import BudgetPlan
 from streamal.selection.coin import Coin
-from streamal.web.status import Estimate
+from streamal.web.status import Estimate, Improvement
 
 RUNS: Final = 400
 ROWS: Final = 10_000
@@ -41,6 +43,14 @@ ANNOTATORS: Final[Mapping[str, Callable[[int], Oracle]]] = {
     "silent": lambda seed: Oracle(silence=0.3, seed=seed),
 }
 """Who answers at once, who 300 rows late, and who never answers 3 in 10 questions."""
+STOPPING_RUNS: Final = 84
+LOOKS: Final = (2_500, 5_000, 10_000)
+"""Rows after which a run is asked whether labels still pay: early, when models learn fast, and late."""
+SHARES: Final = (0.2, 0.5)
+"""Of exploration in those runs, at `STOPPING_RATE`: 100 to 400 and 250 to 1,000 audit labels at the looks."""
+STOPPING_RATE: Final = 0.2
+GAINS: Final = ((-1.0, "below 0"), (0.0, "0 to 1"), (0.01, "1 to 3"), (0.03, "3 to 10"), (0.1, "10 and more"))
+"""Least true gain of a group, and its name, in points of accuracy."""
 START: Final = 0
 """The coin that shifts the start of a stream."""
 
@@ -122,6 +132,44 @@ def run(rows: Sequence[Row], kind: str, oracle: Oracle, seed: int) -> Iterator[C
         yield Check(measure, estimate, found.naive[measure], truth[measure] or 0.0)
     for label, estimate in found.recall.items():
         yield Check("recall", estimate, None, fmean(right[label]))
+
+
+def stopping(stream: Path, repeats: int) -> Sequence[Mapping[str, Any]]:
+    """Make `STOPPING_RUNS` runs, whatever `repeats` says, and ask at the `LOOKS` whether labels still pay."""
+    found = sources(stream)
+    cells = list(product(found, MODELS, SHARES))
+    said: dict[str, list[tuple[float, Improvement]]] = defaultdict(list)
+    for seed in track(range(STOPPING_RUNS), "runs", console=Console(stderr=True)):
+        name, model, explore = cells[seed % len(cells)]
+        for truth, gain in looks(found[name](seed), model, explore, seed):
+            said[[group for least, group in GAINS if truth >= least][-1]].append((truth, gain))
+    return [
+        {
+            "true gain, points": group,
+            "looks": len(said[group]),
+            "covered": round(fmean(gain.low <= truth <= gain.high for truth, gain in said[group]), 3),
+            **{
+                name: round(fmean(gain.pays is verdict for _, gain in said[group]), 3)
+                for name, verdict in (("still pay", True), ("no longer", False), ("not told", None))
+            },
+            "includes 0": round(fmean(gain.low <= 0.0 for _, gain in said[group]), 3),
+        }
+        for _, group in GAINS
+        if said[group]
+    ]
+
+
+def looks(rows: Sequence[Row], kind: str, explore: float, seed: int) -> Iterator[tuple[float, Improvement]]:
+    """Simulate once, and yield at each look the true gain of the later half, and what is estimated of it."""
+    plan = SamplingPlan(BudgetPlan(STOPPING_RATE), explore=explore, seed=seed)
+    model = presets.build(kind, parameters={}, seed=seed)
+    simulator = Simulator(plan, model, Oracle(seed=seed), sorted({str(row.label) for row in rows}))
+    right: list[bool] = []
+    for number, row in enumerate(rows):
+        right.append(best_label(simulator.step(number, row).prediction) == row.label)
+        if len(right) in LOOKS and (gain := simulator.estimator.estimate().improvement):
+            middle = len(right) // 2
+            yield fmean(right[middle:]) - fmean(right[:middle]), gain
 
 
 def line(measure: str, group: str, checks: Sequence[Check]) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from importlib.metadata import version
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +20,9 @@ from streamal import pooling
 from streamal.annotate.oracle import Oracle
 from streamal.decoding import AnswerDecoder, InstanceDecoder, InstanceFormat
 from streamal.errors import ConfigError
-from streamal.evaluate.simulate import Simulation, simulate
-from streamal.evaluate.stream import read
+from streamal.evaluate.advise import LEAST_ROWS, Advice, Candidate, Grid, Half, Trials, advise
+from streamal.evaluate.simulate import Simulation, control, simulate
+from streamal.evaluate.stream import Row, read
 from streamal.lane import SamplingPlan
 from streamal.learning import allowed, presets
 from streamal.learning.allowed import Allowed
@@ -47,6 +49,20 @@ from streamal.web.metrics import Metrics
 from streamal.web.server import Server
 
 OWN_DIRECTORY: Final = ".streamal"
+TRIED_MODELS: Final[Mapping[Task, Sequence[str]]] = {
+    "classification": ("logistic_regression", "gaussian_nb", "hoeffding_tree"),
+    "regression": ("linear_regression", "hoeffding_tree_regressor"),
+}
+"""What `advise_on` tries beside what is configured, simpler ones first; forests and neighbours take far longer."""
+TRIED_STRATEGIES: Final[Mapping[Task, Sequence[str]]] = {
+    "classification": ("class_conditional", "random", "variable_uncertainty", "split"),
+    "regression": ("random", "leverage"),
+}
+"""The default, the floor, and the two others of benchmarks/results/label_efficiency."""
+LADDER: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Rates that are tried, relative to the configured one: each doubles what labels cost."""
+CONTROL_SEEDS: Final = 1_000
+"""Between the seeds of the random runs beside one simulation; the first has the simulation's own."""
 
 
 def open_log(settings: Settings) -> Log:
@@ -344,39 +360,171 @@ def build_service(settings: Settings, log: Log) -> Service:
 
 
 def simulate_all(
-    runs: Sequence[Settings], oracles: Sequence[Oracle], file: Path, *, label: str, rows: int | None, quiet: bool
+    runs: Sequence[Settings],
+    oracles: Sequence[Oracle],
+    file: Path,
+    *,
+    label: str,
+    rows: int | None,
+    controls: int,
+    quiet: bool,
 ) -> list[Simulation]:
     """Run one simulation after the other on a labelled file, with a progress bar unless `quiet`.
+
+    Beside each there are so many random runs with as many labels, of which the first has the same seed.
 
     Raises:
         ConfigError: the file or the settings do not fit; see `check` and `streamal.evaluate.stream.read`.
     """
-    task = check(runs[0]).task
+    stream = read_whole(file, check(runs[0]).task, label=label, rows=rows)
+    found = []
+    with progress_bar(quiet) as progress:
+        for settings, oracle in zip(runs, oracles, strict=True):
+            name = f"{settings.strategy.name} (seed {settings.strategy.seed})"
+            bar = progress.add_task(name, total=len(stream))
+            one = simulate_one(settings, oracle, stream, progress=partial(_advance, progress, bar))
+            progress.update(bar, completed=len(stream))
+            beside: list[Simulation] = []
+            seeds = range(controls if settings.strategy.name != "random" else 0)
+            for seed in progress.track(seeds, description="random with as many labels") if seeds else ():
+                beside.append(control_of(one, settings, oracle, stream, shift=seed))
+            found.append(replace(one, controls=tuple(beside)))
+    return found
+
+
+def advise_on(
+    base: Settings,
+    oracle: Oracle,
+    file: Path,
+    *,
+    models: Sequence[str],
+    strategies: Sequence[str],
+    seeds: Sequence[int],
+    label: str,
+    rows: int | None,
+    quiet: bool,
+) -> Advice:
+    """Search models, strategies and rates around the settings' for a labelled file, with a progress bar unless `quiet`.
+
+    Where no models or strategies are named, those are tried that are configured, and some that go with their task.
+
+    Raises:
+        ConfigError: something does not fit, or the file has too few rows; see `check`.
+    """
+    task = check(revised(base, "strategy", {"name": "random", "parameters": {}})).task
+    grid = grid_of(base, task, models=models, strategies=strategies, seeds=seeds)
+    for model, strategy, rate in product(grid.models, grid.strategies, grid.rates):
+        check(tried(base, Candidate(model, strategy, rate), seeds[0]))
+    stream = read_whole(file, task, label=label, rows=rows)
+    if len(stream) < LEAST_ROWS:
+        message = f"{file.name}: --advise needs {LEAST_ROWS} labelled rows at least, found {len(stream)}"
+        raise ConfigError(message)
+    halves = {"earlier": stream[: len(stream) // 2], "later": stream[len(stream) // 2 :]}
+    with progress_bar(quiet) as progress:
+        bar = progress.add_task("runs", total=grid.runs)
+
+        def shifted(seed: int, half: Half) -> Sequence[Row]:
+            found = halves[half]
+            start = len(found) * seeds.index(seed) // len(seeds)
+            return [*found[start:], *found[:start]]
+
+        def run(candidate: Candidate, seed: int, half: Half) -> Simulation:
+            progress.update(bar, description=f"{candidate.strategy} on {candidate.model}")
+            found = simulate_one(tried(base, candidate, seed), replace(oracle, seed=seed), shifted(seed, half))
+            progress.advance(bar)
+            return found
+
+        def beside(candidate: Candidate, seed: int, half: Half, simulation: Simulation) -> Simulation:
+            chosen, asked_of = tried(base, candidate, seed), replace(oracle, seed=seed)
+            found = control_of(simulation, chosen, asked_of, shifted(seed, half))
+            progress.advance(bar)
+            return found
+
+        found = advise(grid, Trials(run, beside), len(stream))
+        progress.update(bar, completed=grid.runs)
+    return found
+
+
+def grid_of(
+    base: Settings,
+    task: Task,
+    *,
+    models: Sequence[str],
+    strategies: Sequence[str],
+    seeds: Sequence[int],
+) -> Grid:
+    """Return what is tried: what was named, else what is configured, and then what goes with the task."""
+    own = base.model.factory or base.model.kind
+    fits = task in registry.STRATEGIES[base.strategy.name].tasks
+    rate = base.budget.rate
+    return Grid(
+        models=models or list(dict.fromkeys((own, *TRIED_MODELS[task]))),
+        strategies=strategies or list(dict.fromkeys((*([base.strategy.name] * fits), *TRIED_STRATEGIES[task]))),
+        rates=[rate * factor for factor in LADDER if factor <= 1.0 or rate * factor < 1.0],
+        rate=rate,
+        seeds=seeds,
+    )
+
+
+def tried(base: Settings, candidate: Candidate, seed: int) -> Settings:
+    """Return the settings of a candidate; what it has in common with the base keeps its parameters."""
+    model, strategy, rate = candidate
+    found = revised(base, "budget", {"rate": rate})
+    if model != (base.model.factory or base.model.kind):
+        found = revised(found, "model", {"kind": model, "factory": "", "parameters": {}})
+    chosen: dict[str, Any] = {"name": strategy, "seed": seed}
+    return revised(found, "strategy", chosen | ({} if strategy == base.strategy.name else {"parameters": {}}))
+
+
+def read_whole(file: Path, task: Task, *, label: str, rows: int | None) -> list[Row]:
+    """Read a labelled stream, or its first rows.
+
+    Raises:
+        ConfigError: it cannot be read, or there is none.
+    """
     stream = list(islice(read(file, label=label, task=task), rows))
     if not stream:
         message = f"{file.name}: expected labelled rows, found none"
         raise ConfigError(message)
-    classes = sorted({row.label for row in stream if isinstance(row.label, str)})
-    found = []
-    with Progress(*Progress.get_default_columns(), console=Console(stderr=True), disable=quiet) as progress:
-        for settings, oracle in zip(runs, oracles, strict=True):
-            name = f"{settings.strategy.name} (seed {settings.strategy.seed})"
-            bar = progress.add_task(name, total=len(stream))
-            plan = plans_of(settings, task, 1)[0]
-            found.append(
-                simulate(
-                    stream,
-                    len(stream),
-                    plan,
-                    build_model(settings),
-                    oracle,
-                    model_name=settings.model.factory or settings.model.kind,
-                    classes=classes,
-                    progress=partial(_advance, progress, bar),
-                )
-            )
-            progress.update(bar, completed=len(stream))
-    return found
+    return stream
+
+
+def simulate_one(
+    settings: Settings,
+    oracle: Oracle,
+    stream: Sequence[Row],
+    *,
+    plan: SamplingPlan | None = None,
+    progress: Callable[[int], None] = lambda rows: None,
+) -> Simulation:
+    """Run one simulation, by the settings' plan unless there is another one."""
+    model = build_model(settings)
+    return simulate(
+        stream,
+        len(stream),
+        plan or plans_of(settings, model.task, 1)[0],
+        model,
+        oracle,
+        model_name=settings.model.factory or settings.model.kind,
+        classes=sorted({row.label for row in stream if isinstance(row.label, str)}),
+        progress=progress,
+    )
+
+
+def control_of(
+    simulation: Simulation, settings: Settings, oracle: Oracle, stream: Sequence[Row], *, shift: int = 0
+) -> Simulation:
+    """Sample the same rows at random, with as many labels as a simulation has asked for and the seed shifted."""
+    seed = settings.strategy.seed + shift * CONTROL_SEEDS
+    seeded = revised(settings, "strategy", {"seed": seed})
+    other = replace(oracle, seed=oracle.seed + shift * CONTROL_SEEDS)
+    [plan] = plans_of(seeded, build_model(seeded).task, 1)
+    return control(simulation, plan, lambda chosen: simulate_one(seeded, other, stream, plan=chosen))
+
+
+def progress_bar(quiet: bool) -> Progress:
+    """Return a progress bar on the standard error, or a silent one."""
+    return Progress(*Progress.get_default_columns(), console=Console(stderr=True), disable=quiet)
 
 
 def _advance(progress: Progress, bar: TaskID, rows: int) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from streamal.annotate.oracle import DelayDistribution
+    from streamal.evaluate.advise import Advice
     from streamal.service.control import Change
     from streamal.service.inspection import Inspection
     from streamal.service.verify import Report
@@ -277,12 +278,15 @@ def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
         "streamal simulate stream.csv --seed 0 --seed 1 --seed 2 --plot curves.png",
         "streamal simulate stream.csv --delay 500 --delay-distribution lognormal",
         "streamal simulate stream.jsonl --label fraud --model gaussian_nb --json",
+        "streamal simulate stream.csv.gz --advise",
     )
 )
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--rate", type=float, help="Labels per instance; budget.rate by default.")
 @click.option("--strategy", "strategies", multiple=True, help="Query strategy; repeat to compare several.")
-@click.option("--model", help="Preset of the model; model.kind by default.")
+@click.option(
+    "--model", "models", multiple=True, help="Preset of the model; model.kind by default. Repeat it with --advise."
+)
 @click.option("--seed", "seeds", type=int, multiple=True, help="Seed of the coin; repeat for mean and spread.")
 @click.option("--label", default="target", show_default=True, help="Name of the label's column.")
 @click.option("--delay", type=click.IntRange(0), default=0, show_default=True, help="Rows until an answer comes.")
@@ -299,14 +303,21 @@ def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
 )
 @click.option("--no-answer", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share never answered.")
 @click.option("--rows", type=click.IntRange(1), help="Use the first rows only.")
+@click.option(
+    "--control/--no-control",
+    default=True,
+    show_default=True,
+    help="Also run random sampling with as many labels, to compare with.",
+)
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the learning curves as a PNG.")
+@click.option("--advise", is_flag=True, help="Recommend model, strategy and rate instead, with the evidence.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per run instead of a table.")
 @config_option
 def simulate(
     file: Path,
     rate: float | None,
     strategies: tuple[str, ...],
-    model: str | None,
+    models: tuple[str, ...],
     seeds: tuple[int, ...],
     label: str,
     delay: int,
@@ -315,7 +326,9 @@ def simulate(
     annotator_error: float,
     no_answer: float,
     rows: int | None,
+    control: bool,
     plot: Path | None,
+    advise: bool,
     as_json: bool,
     config: Path | None,
 ) -> None:
@@ -323,13 +336,40 @@ def simulate(
 
     FILE is csv or jsonl, plain or .gz. Each row is predicted, scored, decided on, and learned if its label was asked
     for and the answer has come: the scores are those of a model that has never seen the row.
+
+    With --advise models and strategies, those that are named or some that go with the file, are compared at the rate,
+    and the chosen ones at a quarter to four times of it. They are chosen on the earlier half of FILE, and judged on the
+    later one.
     """
     from streamal import assemble
     from streamal.annotate.oracle import Oracle
+    from streamal.evaluate.simulate import CONTROLS
 
     base = settings_of(config)
     base = _changed(base, "budget", rate=rate, cold_start_loan=loan)
+    model, *more = models or (None,)
     base = _changed(base, "model", kind=model, factory="" if model else None)
+    if advise:
+        if plot:
+            message = "--plot draws learning curves of strategies, and --advise has none; leave one of them out"
+            raise click.UsageError(message)
+        oracle = Oracle(delay, annotator_error, no_answer, 0, delay_distribution)
+        found = assemble.advise_on(
+            base,
+            oracle,
+            file,
+            models=models,
+            strategies=strategies,
+            seeds=_advising(seeds),
+            label=label,
+            rows=rows,
+            quiet=as_json,
+        )
+        _print_advice(found, as_json)
+        return
+    if more:
+        message = f"--model {more[0]}: one model is simulated at a time; several are compared by --advise"
+        raise click.UsageError(message)
     runs = [
         _changed(base, "strategy", name=name, seed=seed)
         for name in strategies or (base.strategy.name,)
@@ -338,7 +378,8 @@ def simulate(
     for one in runs:
         assemble.check(one)
     oracles = [Oracle(delay, annotator_error, no_answer, run.strategy.seed, delay_distribution) for run in runs]
-    results = assemble.simulate_all(runs, oracles, file, label=label, rows=rows, quiet=as_json)
+    controls = -(-CONTROLS // max(1, len(seeds))) if control else 0
+    results = assemble.simulate_all(runs, oracles, file, label=label, rows=rows, controls=controls, quiet=as_json)
     if as_json:
         import orjson
 
@@ -352,6 +393,29 @@ def simulate(
         title = f"{file.name}: {results[0].model} at {results[0].rate:g} labels per instance"
         report.plot(_by_strategy(results), plot, title=title)
         click.echo(f"learning curves: {plot}", err=as_json)
+
+
+def _advising(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    from streamal.evaluate.advise import SEEDS
+
+    found = tuple(dict.fromkeys(seeds)) or tuple(range(SEEDS))
+    if len(found) < 2:
+        message = "--advise needs at least two seeds, since one alone cannot tell a difference from noise"
+        raise click.UsageError(message)
+    return found
+
+
+def _print_advice(advice: Advice, as_json: bool) -> None:
+    if as_json:
+        import orjson
+
+        click.echo(orjson.dumps(advice.as_json()))
+        return
+    from rich.console import Console
+
+    from streamal.evaluate import report
+
+    Console(highlight=False).print(report.advice(advice))
 
 
 def _changed(settings: Settings, section: str, **values: Any) -> Settings:

@@ -12,6 +12,7 @@ from specimens import dump
 from streamal import assemble
 from streamal.annotate.oracle import Oracle
 from streamal.errors import ConfigError, ModelError
+from streamal.evaluate.advise import Candidate
 from streamal.learning.allowed import WATCHED
 from streamal.learning.drift import WatchedModel
 from streamal.learning.presets import PRESETS
@@ -213,5 +214,48 @@ def test_simulations_keep_their_order_and_check_all_before(tmp_path: Path) -> No
     file = tmp_path / "stream.csv"
     file.write_text("x,target\n" + "".join(f"{n % 7},{'a' if n % 7 > 3 else 'b'}\n" for n in range(100)))
     runs = [changed(strategy={"name": name}) for name in ("random", "split")]
-    found = assemble.simulate_all(runs, [Oracle(), Oracle(delay=5)], file, label="target", rows=60, quiet=True)
+    found = assemble.simulate_all(
+        runs, [Oracle(), Oracle(delay=5)], file, label="target", rows=60, controls=0, quiet=True
+    )
     assert [(run.strategy, run.instances, run.delay) for run in found] == [("random", 60, 0), ("split", 60, 5)]
+
+
+def test_random_runs_with_as_many_labels_stand_beside_a_simulation(tmp_path: Path) -> None:
+    file = tmp_path / "stream.csv"
+    file.write_text("x,target\n" + "".join(f"{n % 7},{'a' if n % 7 > 3 else 'b'}\n" for n in range(400)))
+    runs = [changed(strategy={"name": name, "seed": 4}) for name in ("random", "split")]
+    oracles = [Oracle(delay=9, seed=4)] * 2
+    alone, ours = assemble.simulate_all(runs, oracles, file, label="target", rows=None, controls=2, quiet=True)
+    assert alone.controls == ()
+    assert [control.asked for control in ours.controls] == [ours.asked] * 2
+    assert [control.seed for control in ours.controls] == [4, 4 + assemble.CONTROL_SEEDS]
+    assert {(control.strategy, control.delay, control.model) for control in ours.controls} == {
+        ("random", 9, ours.model)
+    }
+
+
+def test_the_grid_begins_with_what_is_configured() -> None:
+    base = changed(
+        model={"kind": "gaussian_nb"},
+        strategy={"name": "pool", "parameters": {"pool_window": 50}},
+        budget={"rate": 0.4},
+    )
+    found = assemble.grid_of(base, "classification", models=(), strategies=(), seeds=(0, 1))
+    assert found.models == ["gaussian_nb", "logistic_regression", "hoeffding_tree"]
+    assert found.strategies[:3] == ["pool", "class_conditional", "random"]
+    assert found.rates == pytest.approx([0.1, 0.2, 0.4, 0.8])
+    named = assemble.grid_of(base, "classification", models=("knn",), strategies=("split",), seeds=(0, 1))
+    assert (named.models, named.strategies) == (("knn",), ("split",))
+    regression = assemble.grid_of(base, "regression", models=(), strategies=(), seeds=(0, 1))
+    assert regression.strategies == ["random", "leverage"]
+
+
+def test_a_candidate_keeps_the_parameters_of_what_it_shares_with_the_settings() -> None:
+    base = changed(
+        model={"kind": "softmax", "parameters": {"l2": 0.1}}, strategy={"name": "split", "parameters": {"step": 0.1}}
+    )
+    same = assemble.tried(base, Candidate("softmax", "split", 0.1), 3)
+    assert (same.model.parameters, same.strategy.parameters) == ({"l2": 0.1}, {"step": 0.1})
+    assert (same.budget.rate, same.strategy.seed) == (0.1, 3)
+    other = assemble.tried(base, Candidate("gaussian_nb", "random", 0.1), 3)
+    assert (other.model.kind, other.model.parameters, other.strategy.parameters) == ("gaussian_nb", {}, {})

@@ -300,6 +300,41 @@ def test_simulate_prints_one_json_line_a_run(table: Path) -> None:
     assert found[0] == lines(call("simulate", table, "--rate", "0.1", *chosen, "--json"))[0]
 
 
+def test_simulate_sets_random_with_as_many_labels_beside_a_strategy(table: Path) -> None:
+    text = call("simulate", table, "--rate", "0.2").stdout
+    assert "Random sampling with exactly as many labels:" in text
+    [run] = lines(call("simulate", table, "--rate", "0.2", "--json"))
+    [alone] = lines(call("simulate", table, "--rate", "0.2", "--no-control", "--json"))
+    assert alone["random_kappa"] is None
+    assert -1.0 <= run["random_kappa"] <= 1.0
+    assert run | {"random_kappa": None, "random_accuracy": None} == alone
+
+
+ADVISED = (
+    "--advise --model gaussian_nb --model logistic_regression --strategy class_conditional --strategy random".split()
+)
+
+
+def test_simulate_advises_with_its_evidence(table: Path) -> None:
+    text = call("simulate", table, *ADVISED, "--seed", "0", "--seed", "1", "--rate", "0.2").stdout
+    assert max(map(len, text.splitlines())) <= WIDTH
+    assert "…" not in text
+    for part in ("200 rows chosen on, 200 judged on", "Advice: ", "too small to tell", "[budget]", "random, as many"):
+        assert part in text, part
+    [found] = lines(call("simulate", table, *ADVISED, "--seed", "0", "--seed", "1", "--rate", "0.2", "--json"))
+    assert f"Advice: {found['strategy']} on {found['model']} at {found['rate']:g} labels per instance." in text
+    assert [step["rate"] for step in found["rates"]] == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8])
+    assert len(found["pairs"]) == 4
+    assert found["held_out"]["random"]["asked"] == found["held_out"]["chosen"]["asked"]
+
+
+def test_simulate_advises_on_regression(table: Path) -> None:
+    chosen = "--label y --model linear_regression --strategy random --advise --seed 0 --seed 1 --json".split()
+    [found] = lines(call("simulate", table, *chosen))
+    assert found["ceiling"]["mae"]
+    assert found["held_out"]["runner_up"] is None
+
+
 def test_an_annotator_who_is_silent_teaches_nothing(table: Path) -> None:
     [run] = lines(call("simulate", table, "--no-answer", "1", "--json"))
     assert run["asked"] > 0
@@ -348,6 +383,12 @@ def test_simulate_takes_regression(table: Path) -> None:
         ("--rate 5", 2, ["budget.rate", "less than or equal to 1"]),
         ("--plot none/curves.png", 2, ["none/curves.png", "cannot be written"]),
         ("--rows 0", 2, ["--rows"]),
+        ("--model knn --model softmax", 2, ["--model softmax", "--advise"]),
+        ("--advise --seed 3", 2, ["at least two seeds"]),
+        ("--advise --rows 100", 2, ["200 labelled rows at least, found 100"]),
+        ("--advise --plot curves.png", 2, ["--plot", "leave one of them out"]),
+        ("--advise --strategy splt", 2, ["did you mean 'split'?"]),
+        ("--advise --model linear_regression --strategy split", 2, ["needs class probabilities"]),
     ],
 )
 def test_simulate_explains_what_is_wrong(table: Path, arguments: str, code: int, parts: list[str]) -> None:

@@ -25,6 +25,11 @@ weights differ and the finite population correction (Kish, Survey Sampling, 1965
 width. The recall of a class has Wilson's interval with Kish's number of its labels, the mean absolute error the normal
 one, both from a number of audit labels on. Log loss and macro-F1 have none: a few huge losses, or overlooked instances
 of a rare class, decide on them, and most windows hold none of these.
+
+The improvement that the last labels brought is the difference between two stretches, which share no request and so are
+independent: the later half and the earlier half, by audit labels, of a window that is longer. Its interval is put
+together from theirs (Newcombe, as above). It compares the model as it was with the model as it is, each on the
+instances of its time; so a stream that grows harder hides a gain, and one that grows easier feigns one.
 """
 
 from __future__ import annotations
@@ -34,19 +39,23 @@ from bisect import bisect_right
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from statistics import NormalDist, fmean
 from typing import Final
 
 from streamal.events import Event, ExampleLearned, InstancesDecided, LabelRequested, RequestResolved
 from streamal.messages import MAX_NUMBER, VALUE, Label, LabelRequest, Outcome, best_label
-from streamal.web.status import Estimate, Estimates
+from streamal.web.status import Estimate, Estimates, Improvement
 
 AUDITS: Final = 200
 """Answered exploration requests that the window holds: the accuracy's interval is then about 4 points to either side,
 and 6, 8, 12, 17 with 100, 50, 25, 13. More would be narrower and later to see a change."""
+COMPARED: Final = 1_000
+"""Answered exploration requests that the improvement is told from, half before and half after: its interval is then
+about 4 to 5 points to either side, and 9 to 11 with 200. More would take in what the model learned long ago."""
 REQUESTS: Final = 20_000
-"""Requests that the window holds, however few exploration requests are among them: about 6 MB. With the default share
-of exploration, `AUDITS` of them come with 4,000 requests."""
+"""Requests that are held, however few exploration requests are among them: about 6 MB. With the default share of
+exploration, `AUDITS` of them come with 4,000 requests, and `COMPARED` with all."""
 LEAST: Final = 5
 """Audit labels without which nothing is claimed: with fewer, the interval spans most of what is possible."""
 LEAST_OF_CLASS: Final = 10
@@ -54,6 +63,11 @@ LEAST_OF_CLASS: Final = 10
 from here on in 97 % of 566 (seven streams, three models)."""
 STEADY: Final = 100
 """Audit labels from which on the mean absolute error has an interval."""
+WORTH: Final = 0.05
+"""Gain of accuracy that must not go unseen where labels are said to pay no longer. An interval that includes zero is
+not enough: with few labels all do, and 4 in 10 did where the model gained 3 to 10 points (benchmarks/README.md)."""
+WORTH_OF_ERROR: Final = 0.1
+"""The same for the mean absolute error, as a share of what it was before."""
 LEAST_LOSS: Final = 1e-15
 """Probabilities are floored here, as in the prequential log loss."""
 Z: Final = NormalDist().inv_cdf(0.975)
@@ -238,23 +252,107 @@ def error_interval(value: float, strata: Sequence[Stratum]) -> tuple[float, floa
     return max(0.0, value - half), value + half
 
 
-class Estimator:
-    """The window: the requests since the last `audits` answered exploration requests, at most `requests` of them.
+@dataclass(slots=True)
+class Stretch:
+    """The requests of one stretch of the stream, by stratum; `drawn` are all its instances, as exploration drew them.
 
-    An instance counts when it was decided on, in the stretch of the request that follows it; so requests, answers and
-    instances of the window are the same ones, however late the answers come. Answers to requests that have left the
-    window, or were made before it began, are passed over.
+    `told_apart` says whether it is known of each request if the strategy asks or would have asked.
     """
 
-    def __init__(self, audits: float = AUDITS, requests: float = REQUESTS) -> None:
+    selected: Stratum
+    rest: Stratum
+    drawn: Stratum
+    told_apart: bool
+
+    @classmethod
+    def of(cls, requests: Iterable[Asked], since: int = 0) -> Stretch:
+        """Sort the requests; `since` instances have come after the last of them."""
+        found = cls(Stratum(), Stratum(), Stratum(size=since), told_apart=True)
+        for asked in requests:
+            found.drawn.size += asked.span
+            found.told_apart &= asked.wanted is not None
+            if asked.wanted:
+                found.selected.take(1.0, asked)
+            else:
+                found.rest.take(asked.inverse, asked)
+            if asked.audit:
+                found.drawn.take(asked.inverse, asked)
+        found.selected.size = found.selected.asked
+        found.rest.size = found.drawn.size - found.selected.asked
+        return found
+
+    @property
+    def audits(self) -> int:
+        """How many exploration requests are answered."""
+        return len(self.drawn.answered)
+
+    @property
+    def labels(self) -> int:
+        """How many requests are answered."""
+        return len(self.selected.answered) + len(self.rest.answered)
+
+    @property
+    def strata(self) -> list[Stratum]:
+        """What the figures are put together from; nothing where too little is known."""
+        parts = (self.selected, self.rest) if self.told_apart else (self.drawn,)
+        found = [stratum for stratum in parts if stratum.size]
+        return found if self.audits >= LEAST and all(stratum.answered for stratum in found) else []
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the labels are classes, as far as there are any."""
+        return any(isinstance(asked.label, str) for _, asked in self.drawn.answered[:1])
+
+    def figure(self) -> Estimate | None:
+        """Return the accuracy, or the mean absolute error; None where there is none with an interval."""
+        strata, classes = self.strata, self.classifies
+        if not strata or not (classes or self.audits >= STEADY):
+            return None
+        value = sum(s.size * s.mean(lambda a: a.hit if classes else a.loss) for s in strata) / self.drawn.size
+        low, high = (accuracy_interval if classes else error_interval)(value, strata)
+        return Estimate(value, low, high, self.audits)
+
+
+def improvement(earlier: Estimate, later: Estimate, labels: int, *, errors: bool = False) -> Improvement | None:
+    """Return how much better the later figure is, with its interval, and whether `labels` more have paid.
+
+    Figures of `errors` are better when they are lower. None where one of the two has no interval.
+
+    >>> found = improvement(Estimate(0.70, 0.65, 0.75, 400), Estimate(0.80, 0.76, 0.84, 400), 8_000)
+    >>> round(found.value, 2), round(found.low, 3), round(found.high, 3), found.audit_labels, found.pays
+    (0.1, 0.036, 0.164, 800, True)
+    """
+    if earlier.low is None or earlier.high is None or later.low is None or later.high is None:
+        return None
+    value = later.value - earlier.value
+    low = value - math.hypot(later.value - later.low, earlier.high - earlier.value)
+    high = value + math.hypot(later.high - later.value, earlier.value - earlier.low)
+    if errors:
+        value, low, high = -value, -high, -low
+    worth = WORTH_OF_ERROR * earlier.value if errors else WORTH
+    pays = True if low > 0.0 else False if high < worth else None
+    return Improvement(value, low, high, labels, earlier.labels + later.labels, pays)
+
+
+class Estimator:
+    """Two windows that end now, of at most `requests` requests.
+
+    They reach back over the last `audits` answered exploration requests, for the figures, and over the last `compared`
+    ones, for the improvement. An instance counts when it was decided on, in the stretch of the request that follows it;
+    so requests, answers and instances of a window are the same ones, however late the answers come. Answers to requests
+    that have left the windows, or were made before they began, are passed over.
+    """
+
+    def __init__(self, audits: float = AUDITS, requests: float = REQUESTS, compared: float = COMPARED) -> None:
         self._audits = audits
         self._requests = requests
+        self._compared = max(audits, compared)
         self._asked: OrderedDict[tuple[int, int], Asked] = OrderedDict()
         self._batch: list[Asked] = []
         self._since = 0
         """Instances since the last request."""
         self._answered = 0
-        """Exploration requests of the window that are answered."""
+        """Exploration requests that are held and answered."""
 
     def observe(self, event: Event) -> None:
         """Take note of an event; those of one partition's batch come together, `InstancesDecided` last of them."""
@@ -280,7 +378,7 @@ class Estimator:
             self._since, done = 0, reached
         self._since += event.count - done
         self._batch.clear()
-        while self._answered > self._audits or len(self._asked) > self._requests:
+        while self._answered > self._compared or len(self._asked) > self._requests:
             _, oldest = self._asked.popitem(last=False)
             self._answered -= oldest.audit and oldest.label is not None
 
@@ -290,56 +388,62 @@ class Estimator:
         self._answered += asked.audit and asked.label is not None
 
     def estimate(self) -> Estimates:
-        """Return what the window says; goes over all of its requests."""
-        selected, rest, drawn = self._strata()
+        """Return what the windows say; goes over all of their requests."""
+        held = list(self._asked.values())
+        found = self._quality(Stretch.of(held[_after(held, self._answered - self._audits) :], self._since))
+        return replace(found, improvement=self._improvement(held)) if found.measures else found
+
+    def _quality(self, window: Stretch) -> Estimates:
         found = Estimates(
-            instances=drawn.size,
-            audit_labels=self._answered,
+            instances=window.drawn.size,
+            audit_labels=window.audits,
             response={
                 name: len(stratum.answered) / stratum.asked
-                for name, stratum in (("selected", selected), ("rest", rest))
+                for name, stratum in (("selected", window.selected), ("rest", window.rest))
                 if stratum.asked
             },
         )
-        told_apart = all(asked.wanted is not None for asked in self._asked.values())
-        strata = [stratum for stratum in ((selected, rest) if told_apart else (drawn,)) if stratum.size]
-        if self._answered < LEAST or not all(stratum.answered for stratum in strata):
+        strata = window.strata
+        if not strata:
             return found
         whole = Tally(pair for stratum in strata for pair in stratum.scaled())
-        naive = Tally((1.0, asked) for _, asked in (*selected.answered, *rest.answered))
+        naive = Tally((1.0, asked) for _, asked in (*window.selected.answered, *window.rest.answered))
         return replace(
             found,
-            measures={name: self._measured(name, value, strata) for name, value in whole.measures().items()},
-            recall=self._recalled(whole, drawn),
+            measures={name: _measured(name, value, window) for name, value in whole.measures().items()},
+            recall=_recalled(whole, window.drawn),
             naive=naive.measures(),
         )
 
-    def _strata(self) -> tuple[Stratum, Stratum, Stratum]:
-        """Return the selected, the rest, and all instances as exploration has drawn from them."""
-        selected, rest, drawn = Stratum(), Stratum(), Stratum(size=self._since)
-        for asked in self._asked.values():
-            drawn.size += asked.span
-            if asked.wanted:
-                selected.take(1.0, asked)
-            else:
-                rest.take(asked.inverse, asked)
-            if asked.audit:
-                drawn.take(asked.inverse, asked)
-        selected.size, rest.size = selected.asked, drawn.size - selected.asked
-        return selected, rest, drawn
+    def _improvement(self, held: Sequence[Asked]) -> Improvement | None:
+        """Compare the halves of what is held, each with as many audit labels."""
+        middle = _after(held, self._answered // 2)
+        later = Stretch.of(held[middle:], self._since)
+        before, now = Stretch.of(held[:middle]).figure(), later.figure()
+        if before is None or now is None:
+            return None
+        return improvement(before, now, later.labels, errors=not later.classifies)
 
-    def _measured(self, name: str, value: float, strata: Sequence[Stratum]) -> Estimate:
-        low = high = None
-        if name == "accuracy":
-            low, high = accuracy_interval(value, strata)
-        elif name == "mae" and self._answered >= STEADY:
-            low, high = error_interval(value, strata)
-        return Estimate(value, low, high, self._answered)
 
-    def _recalled(self, whole: Tally, drawn: Stratum) -> dict[str, Estimate]:
-        audits = Counter(asked.label for _, asked in drawn.answered)
-        found = {}
-        for label, (share, worth) in whole.recall().items():
-            low, high = wilson(share, worth) if audits[label] >= LEAST_OF_CLASS else (None, None)
-            found[label] = Estimate(share, low, high, audits[label])
-        return found
+def _after(held: Sequence[Asked], audits: float) -> int:
+    """Return the place behind so many of the answered exploration requests."""
+    answered = (place for place, asked in enumerate(held, start=1) if asked.audit and asked.label is not None)
+    return next(islice(answered, int(audits) - 1, None)) if audits >= 1 else 0
+
+
+def _measured(name: str, value: float, window: Stretch) -> Estimate:
+    low = high = None
+    if name == "accuracy":
+        low, high = accuracy_interval(value, window.strata)
+    elif name == "mae" and window.audits >= STEADY:
+        low, high = error_interval(value, window.strata)
+    return Estimate(value, low, high, window.audits)
+
+
+def _recalled(whole: Tally, drawn: Stratum) -> dict[str, Estimate]:
+    audits = Counter(asked.label for _, asked in drawn.answered)
+    found = {}
+    for label, (share, worth) in whole.recall().items():
+        low, high = wilson(share, worth) if audits[label] >= LEAST_OF_CLASS else (None, None)
+        found[label] = Estimate(share, low, high, audits[label])
+    return found

@@ -13,10 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from streamal.errors import ConfigError
-from streamal.evaluate.simulate import Simulation
+from streamal.evaluate.advise import Advice, Difference, Trial
+from streamal.evaluate.simulate import Simulation, lead, measure_of
 
 SHOWN: Final = ("accuracy", "kappa", "macro_f1", "balanced_accuracy", "log_loss", "mae", "rmse", "r2")
 KNOWN: Final = "What the answers alone say of the accuracy on all instances, 95 % interval:"
+BESIDE: Final = "Random sampling with exactly as many labels:"
 DOTS: Final = 120
 """Per inch; makes pictures of 1080 by 600."""
 COLOURS: Final = ("#1b6ca8", "#c4572f", "#3c8d5a", "#7a5195", "#b8860b", "#5c5c5c", "#a83279")
@@ -38,30 +40,53 @@ def table(results: Mapping[str, Sequence[Simulation]]) -> Group:
     """Return one line per strategy, narrow enough for 80 columns: what was spent beside what was reached."""
     every = [run for runs in results.values() for run in runs]
     shown = [name for name in SHOWN if any(run.scores[name] is not None for run in every)]
-    found = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for name in ("strategy", "asked", "spent", *shown):
-        justify: JustifyMethod = "left" if name == "strategy" else "right"
-        found.add_column(name.replace("_", "\n"), justify=justify, vertical="top", no_wrap=True)
+    found = _columns("strategy", "asked", "spent", *(name.replace("_", "\n") for name in shown))
     for strategy, runs in results.items():
         asked = f"{fmean(run.asked for run in runs):,.0f}"
         spent = f"{fmean(run.spent_ratio for run in runs):.1%}"
         found.add_row(strategy, asked, spent, *(spread([run.scores[name] for run in runs]) for name in shown))
     parts: list[RenderableType] = [Text(f"{_title(every)}\n"), found]
+    if any(run.controls for run in every):
+        parts += [Text(f"\n{BESIDE}\n"), _beside(results)]
     if any(run.estimates.measures for run in every) and "accuracy" in shown:
         parts += [Text(f"\n{KNOWN}\n"), _known(results)]
     return Group(*parts, Text(f"\n{_caption(every)}"))
 
 
-def _known(results: Mapping[str, Sequence[Simulation]]) -> Table:
-    """Return one line per strategy: the true accuracy beside what a service could have said of it."""
+def _columns(*names: str) -> Table:
+    """Return a table with columns of figures, the first of names."""
     found = Table(box=SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for name in ("strategy", "accuracy", "estimated", "from", "to", "answered\nonly"):
-        justify: JustifyMethod = "left" if name == "strategy" else "right"
+    for number, name in enumerate(names):
+        justify: JustifyMethod = "right" if number else "left"
         found.add_column(name, justify=justify, vertical="top", no_wrap=True)
+    return found
+
+
+def _beside(results: Mapping[str, Sequence[Simulation]]) -> Table:
+    """Return one line per strategy that has controls: what it reached, what they did, and by how much it leads."""
+    measure = measure_of([run for runs in results.values() for run in runs])
+    found = _columns("strategy", "asked", measure, "random", "lead", "random\nruns")
+    for strategy, runs in results.items():
+        pairs = [(run, control) for run in runs for control in run.controls]
+        if pairs:
+            leads = [lead(run, control, measure) for run, control in pairs]
+            ours, theirs = ([run.scores[measure] for run in side] for side in (runs, [other for _, other in pairs]))
+            asked = f"{fmean(run.asked for run in runs):,.0f}"
+            found.add_row(strategy, asked, spread(ours), spread(theirs), spread(leads), str(len(pairs)))
+    return found
+
+
+def _known(results: Mapping[str, Sequence[Simulation]]) -> Table:
+    """Return one line per strategy: the true accuracy beside what a service could have said of it.
+
+    `gain` is what is estimated that the later half of the labels brought, `up to` the most it can be.
+    """
+    found = _columns("strategy", "accuracy", "esti-\nmated", "from", "to", "answered\nonly", "gain", "up to")
+    columns = ("accuracy", "estimated_accuracy", "estimated_low", "estimated_high", "naive_accuracy")
+    gain = ("estimated_improvement", "improvement_high")
     for strategy, runs in results.items():
         summaries = [run.summary() for run in runs]
-        columns = ("accuracy", "estimated_accuracy", "estimated_low", "estimated_high", "naive_accuracy")
-        found.add_row(strategy, *(spread([summary[name] for summary in summaries]) for name in columns))
+        found.add_row(strategy, *(spread([summary[name] for summary in summaries]) for name in (*columns, *gain)))
     return found
 
 
@@ -78,13 +103,87 @@ def _caption(runs: Sequence[Simulation]) -> str:
     return over + f"The budget was exceeded by up to {worst:,.2f} labels."
 
 
+def advice(found: Advice) -> Group:
+    """Return what is advised: the evidence in three tables, the words, and a config to paste."""
+    measure = found.ceiling.measure
+    pairs = _columns("model", "strategy", "seeds", measure)
+    for trial in found.pairs:
+        model, strategy, _ = trial.candidate
+        pairs.add_row(model, strategy, str(len(trial.scores)), spread(trial.scores))
+    rates = _columns("rate", "labels", measure, "of full\nsupervision", "gain over the rate before")
+    for trial, step in zip(found.rates, (None, *found.steps), strict=True):
+        share = trial.score / found.ceiling.score if found.ceiling.score else 0.0
+        label, asked = f"{trial.candidate.rate:g}", f"{trial.asked:,.0f}"
+        rates.add_row(label, asked, spread(trial.scores), f"{share:.0%}", difference(step) if step else "")
+    rates.add_row("1", f"{found.ceiling.asked:,.0f}", spread(found.ceiling.scores), "", "")
+    held = _columns("on the later half", "labels", measure, "the choice leads by")
+    beside = (("random, as many labels", found.held.random), ("all labels", found.held.ceiling))
+    second = found.held.runner_up
+    rows = (("the choice", found.held.chosen), *beside, *([(_name(second), second)] if second else ()))
+    for name, trial in rows:
+        led = "" if trial is found.held.chosen else difference(found.held.chosen.over(trial))
+        held.add_row(name, f"{trial.asked:,.0f}", spread(trial.scores), led)
+    seeds, rate = len(found.ceiling.scores), found.pairs[0].candidate.rate
+    half = found.rows // 2
+    return Group(
+        Text(f"{half:,} rows chosen on, {found.rows - half:,} judged on; means ± standard deviations of seeds.\n"),
+        Text(f"Model and strategy at {rate:g} labels per instance; the worse half left out by and by:\n"),
+        pairs,
+        Text("\nWhat each further rate buys, with the chosen two:\n"),
+        rates,
+        Text("\nThe choice on rows that it was not chosen by:\n"),
+        held,
+        Text("\n" + "\n".join(f"- {line}" for line in in_words(found))),
+        Text(f"\nDifferences: mean of {seeds} seeds on the same rows, with its 95 % interval. To use it:\n"),
+        Text(snippet(found)),
+    )
+
+
+def difference(found: Difference) -> str:
+    """Return a difference with its interval.
+
+    >>> difference(Difference(0.031, 0.012, 0.05)), difference(Difference(0.01, -0.02, 0.04))
+    ('+0.031 (+0.012 to +0.050)', '+0.010 (-0.020 to +0.040), noise')
+    """
+    noise = ", noise" if found.noise else ""
+    return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f}){noise}"
+
+
+def in_words(found: Advice) -> list[str]:
+    """Say in sentences what is advised, why, and what speaks against relying on it."""
+    model, strategy, rate = found.chosen
+    chosen = next(trial for trial in found.rates if trial.candidate == found.chosen)
+    lines = [f"Advice: {strategy} on {model} at {rate:g} labels per instance."]
+    if found.better:
+        best = _name(found.pairs[0])
+        lines.append(f"{best} was better by {difference(found.better)}; so what comes first is preferred.")
+    if chosen.nearly(found.ceiling):
+        lines.append("The rate is the lowest that comes within 5 % of full supervision.")
+    elif chosen is found.rates[-1]:
+        lines.append("The rate is the highest that was tried, and it still buys something: see what a label costs you.")
+    else:
+        lines.append("The rate is the lowest that no higher one beats beyond noise.")
+    return lines + found.doubts
+
+
+def snippet(found: Advice) -> str:
+    """Return the advice as a part of streamal.toml."""
+    model, strategy, rate = found.chosen
+    key = "factory" if ":" in model else "kind"
+    return f'[model]\n{key} = "{model}"\n\n[strategy]\nname = "{strategy}"\n\n[budget]\nrate = {rate:g}'
+
+
+def _name(trial: Trial) -> str:
+    return f"{trial.candidate.strategy} on {trial.candidate.model}"
+
+
 def plot(results: Mapping[str, Sequence[Simulation]], path: Path, *, title: str) -> None:
     """Draw the score over the instances, one line per strategy, as a PNG.
 
     Raises:
         ConfigError: matplotlib is not installed, or the picture cannot be written.
     """
-    measure = "kappa" if any(run.scores["kappa"] is not None for runs in results.values() for run in runs) else "mae"
+    measure = measure_of([run for runs in results.values() for run in runs])
     curves = {
         f"{strategy} ({fmean(run.asked for run in runs):,.0f} labels)": [
             [(point.seen, point.scores[measure]) for point in run.curve] for run in runs

@@ -1,15 +1,17 @@
 """Prequential evaluation on a labelled stream: predict, score, decide, maybe ask, learn when the answer comes.
 
 The `SelectiveSampler` is the one that serves; only the log and the annotators are simulated. What was spent stands
-beside what was reached, and the budget is checked at every prefix.
+beside what was reached, and the budget is checked at every prefix. Beside a strategy stands random sampling with
+exactly as many labels: at the same rate a strategy that leaves labels unspent would be compared with more of them.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
+from statistics import fmean
 from typing import Any, Final, NamedTuple
 
 from streamal.annotate.oracle import Oracle
@@ -22,9 +24,15 @@ from streamal.learning.fold import Fold
 from streamal.learning.model import Model
 from streamal.messages import Answer, Instance, Label, Moments, Outcome, Prediction, Received
 from streamal.sampler import Handover, SelectiveSampler
+from streamal.selection.budget import Limit
 from streamal.web.status import Estimates
 
 CURVE_POINTS: Final = 200
+CONTROLS: Final = 3
+"""Random runs beside a strategy at least, over all its seeds: one alone varies by a point of kappa and more."""
+AMPLE: Final = 1.02
+"""The control's rate, relative to the one that gives its labels on average: it reaches their number before the end,
+and then asks no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +50,8 @@ class Simulation:
     """The result of one run.
 
     `max_overshoot` is the largest excess of `asked` over its bound at any prefix, in labels; at most 0 when the
-    budget held. `scores` are those of all instances, `estimates` what a service would have known of them.
+    budget held. `scores` are those of all instances, `estimates` what a service would have known of them. `controls`
+    are random runs on the same rows with as many labels, if there are any.
     """
 
     instances: int
@@ -59,13 +68,17 @@ class Simulation:
     delay: int
     learned: int
     curve: tuple[CurvePoint, ...]
+    controls: tuple[Simulation, ...] = ()
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures as one flat JSON object, without the curve; of the estimates those of the accuracy."""
-        found = asdict(self)
+        """Return the figures as one flat JSON object, without the curve.
+
+        Of the estimates it has those of the accuracy and of the improvement, of the controls their mean scores.
+        """
+        found = asdict(replace(self, curve=(), controls=()))
         scores: dict[str, Any] = found.pop("scores")
-        del found["curve"], found["estimates"]
-        estimate = self.estimates.measures.get("accuracy")
+        del found["curve"], found["estimates"], found["controls"]
+        estimate, gain = self.estimates.measures.get("accuracy"), self.estimates.improvement
         return {
             **found,
             **scores,
@@ -73,7 +86,28 @@ class Simulation:
             "estimated_low": estimate and estimate.low,
             "estimated_high": estimate and estimate.high,
             "naive_accuracy": self.estimates.naive.get("accuracy"),
+            "estimated_improvement": gain and gain.value,
+            "improvement_low": gain and gain.low,
+            "improvement_high": gain and gain.high,
+            "labels_pay": gain and gain.pays,
+            **{f"random_{name}": self.at_random(name) for name in ("accuracy", "kappa", "mae")},
         }
+
+    def at_random(self, name: str) -> float | None:
+        """Return the mean score of the random runs with as many labels; None where there is none."""
+        known = [score for control in self.controls if (score := control.scores[name]) is not None]
+        return fmean(known) if known else None
+
+
+def measure_of(runs: Iterable[Simulation]) -> str:
+    """Return the score that runs are compared by."""
+    return "kappa" if any(run.scores["kappa"] is not None for run in runs) else "mae"
+
+
+def lead(run: Simulation, other: Simulation, measure: str) -> float:
+    """Return by how much a run is better than another one: by more kappa, or by less error."""
+    difference = (run.scores[measure] or 0.0) - (other.scores[measure] or 0.0)
+    return -difference if measure == "mae" else difference
 
 
 class Taken(NamedTuple):
@@ -97,7 +131,7 @@ class Simulator:
         self._labels: list[Label] = []
         self._log_end = 0
         self.scores = Prequential()
-        self.estimator = Estimator(audits=math.inf, requests=math.inf)
+        self.estimator = Estimator(audits=math.inf, requests=math.inf, compared=math.inf)
         self.learned = 0
         self.max_overshoot = -float("inf")
 
@@ -190,3 +224,34 @@ def simulate(
         learned=simulator.learned,
         curve=tuple(curve),
     )
+
+
+def as_many(plan: SamplingPlan, labels: int, rows: int) -> Iterator[SamplingPlan]:
+    """Yield plans of random sampling that ask for so many labels of a stream and no more, each sooner than the last.
+
+    They differ from a strategy's in nothing else: the loan is the same, and exploration's share is random anyhow.
+
+    >>> from streamal.selection.budget import BudgetPlan
+    >>> plan, *_ = as_many(SamplingPlan(BudgetPlan(0.05), "split"), 480, 10_000)
+    >>> plan.strategy, round(plan.budget.rate, 4), plan.budget.limits[0].most
+    ('random', 0.0491, 480)
+    """
+    only = Limit("count", labels, rows + 1.0)
+    rate = 0.0
+    while rate < 1.0:
+        rate = min(1.0, AMPLE * max(rate, (labels + 1) / rows))
+        budget = replace(plan.budget, rate=rate, loan=min(plan.budget.loan, labels), limits=(only,))
+        yield replace(plan, budget=budget, strategy="random", parameters={})
+
+
+def control(
+    simulation: Simulation,
+    plan: SamplingPlan,
+    run: Callable[[SamplingPlan], Simulation],
+) -> Simulation:
+    """Return what random sampling reaches with as many labels as a simulation asked for, by `run` on the same rows."""
+    for chosen in as_many(plan, simulation.asked, simulation.instances):
+        found = run(chosen)
+        if found.asked == simulation.asked:
+            break
+    return found

@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 
 from streamal.errors import LedgerLost
-from streamal.evaluate.estimate import AUDITS, LEAST, REQUESTS, Estimator
+from streamal.evaluate.estimate import COMPARED, LEAST, REQUESTS, Estimator
 from streamal.events import InstancesDecided, LabelRequested, RequestResolved
 from streamal.messages import VALUE, LabelRequest, Outcome, Prediction, parse_request_id, to_iso
 from streamal.selection.budget import Budget, BudgetPlan
@@ -22,7 +22,7 @@ from streamal.service.ledgers import Pointers, Topics, decode_metadata, lost
 from streamal.service.own_records import outcome_of, request_of
 from streamal.service.shared_snapshots import CHUNK_KEY, PART_OF
 from streamal.transport.log import Log, Reader, Record, TopicPartition
-from streamal.web.status import Estimates
+from streamal.web.status import Estimates, Improvement
 
 FOLLOW_EVERY: Final = 0.4
 """Seconds for one round over all partitions of a topic that is followed."""
@@ -30,8 +30,8 @@ LOOK_BACK: Final = 4
 """How much further back each next attempt at the last records begins."""
 FIRST_LOOK: Final = 1_000
 """Requests of each partition that are read first for the estimates."""
-ENOUGH: Final = 2 * AUDITS
-"""Exploration requests that are looked for: their window is full if half of them are answered."""
+ENOUGH: Final = 2 * COMPARED
+"""Exploration requests that are looked for: their windows are full if half of them are answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,10 +260,14 @@ def quality_in_words(estimates: Estimates) -> list[str]:
     ['Quality on the whole stream: unknown with 2 audit labels; 5 are needed.']
     >>> accuracy = Estimate(0.872, 0.841, 0.899, 200)
     >>> found = replace(found, audit_labels=200, measures={"accuracy": accuracy}, naive={"accuracy": 0.78})
+    >>> found = replace(found, improvement=Improvement(0.002, -0.036, 0.041, 8_024, 812, pays=False))
     >>> for line in quality_in_words(found): print(line)
     Accuracy on the whole stream 0.87 (0.84 to 0.90), on the answered ones 0.78.
     Rests on the last 3,912 instances with 200 audit labels.
     Answered: 100% of the requests the model chose, 50% of those left to chance.
+    The last 8,024 labels raised the accuracy by 0.002 (-0.036 to 0.041).
+    Further labels no longer pay at this rate, so far as 812 audit labels can tell:
+    a gain of more than 0.041 would have been seen.
     """
     if not estimates.measures:
         return [f"Quality on the whole stream: unknown with {estimates.audit_labels} audit labels; {LEAST} are needed."]
@@ -277,7 +281,29 @@ def quality_in_words(estimates: Estimates) -> list[str]:
         f"Rests on the last {estimates.instances:,} instances with {estimates.audit_labels:,} audit labels.",
         f"Answered: {response.get('selected', 1.0):.0%} of the requests the model chose, "
         f"{response.get('rest', 1.0):.0%} of those left to chance.",
+        *(_worth_in_words(estimates.improvement, name) if estimates.improvement else ()),
     ]
+
+
+def _worth_in_words(found: Improvement, measure: str) -> list[str]:
+    """Say what the last labels brought, and whether further ones pay."""
+    verb, form = ("raised the accuracy", ".3f") if measure == "accuracy" else ("lowered the error", ".4g")
+    value, low, high = (f"{end:{form}}" for end in (found.value, found.low, found.high))
+    lines = [f"The last {found.labels:,} labels {verb} by {value} ({low} to {high})."]
+    if found.pays:
+        return [*lines, "Further labels still pay."]
+    audits, unseen = f"{found.audit_labels:,} audit labels", f"{max(0.0, found.high):{form}}"
+    if found.pays is None:
+        told = [
+            f"Whether further labels pay cannot be told yet from {audits}:",
+            f"up to {unseen} may be gained unseen.",
+        ]
+    else:
+        told = [
+            f"Further labels no longer pay at this rate, so far as {audits} can tell:",
+            f"a gain of more than {unseen} would have been seen.",
+        ]
+    return [*lines, *told]
 
 
 def _guess(prediction: Prediction) -> str:

@@ -201,6 +201,14 @@ class Metrics:
             "stratum",
         )
         self._audits = self._gauge("audit_labels", "Answered exploration requests in the window of the estimates.")
+        self._improvement = self._gauge(
+            "improvement_estimate",
+            "Accuracy gained, or mean absolute error lost, over the last labels, estimated; NaN while unknown.",
+            "bound",
+        )
+        self._pays = self._gauge(
+            "labels_pay", "1 if labels still pay, 0 if they no longer do at this rate; NaN while nobody can tell."
+        )
         self._reflect_estimates(Estimates())
 
     def _measure_time(self) -> None:
@@ -341,6 +349,10 @@ class Metrics:
         for stratum in STRATA:
             self._responded.labels(self._pipeline, stratum).set(estimates.response.get(stratum, math.nan))
         self._audits.labels(self._pipeline).set(estimates.audit_labels)
+        for bound in BOUNDS:
+            self._improvement.labels(self._pipeline, bound).set(getattr(estimates.improvement, bound, math.nan))
+        pays = getattr(estimates.improvement, "pays", None)
+        self._pays.labels(self._pipeline).set(math.nan if pays is None else pays)
 
     def _reflect_partitions(self, status: Status) -> None:
         """Set the series of owned partitions and drop those of partitions that went to another worker."""

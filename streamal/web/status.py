@@ -29,13 +29,29 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
+class Improvement:
+    """How much better the model became over the last `labels` answers: accuracy gained, or mean absolute error lost.
+
+    `low` and `high` end its 95 % interval, which rests on `audit_labels`. `pays` is true if it lies above zero, false
+    if it includes zero or lies below and no gain worth having can have gone unseen, and else None: nobody can tell yet.
+    """
+
+    value: float
+    low: float
+    high: float
+    labels: int
+    audit_labels: int
+    pays: bool | None
+
+
+@dataclass(frozen=True, slots=True)
 class Estimates:
     """What the answers say of the served model on all instances of a window, asked about or not.
 
     `measures` holds `accuracy`, `macro_f1` and `log_loss`, or for regression `mae`; `recall` is by class. Both are
     empty until there are a few audit labels, and so is `naive`: the same measures on the answered requests alone, which
     were chosen for being hard. `response` is the share of the requests answered so far, by stratum, `selected` or
-    `rest`, where there are any.
+    `rest`, where there are any. `improvement` looks back further, and is None until there is one with an interval.
     """
 
     instances: int = 0
@@ -44,6 +60,7 @@ class Estimates:
     recall: Mapping[str, Estimate] = field(default_factory=dict)
     naive: Mapping[str, float] = field(default_factory=dict)
     response: Mapping[str, float] = field(default_factory=dict)
+    improvement: Improvement | None = None
 
 
 @dataclass(frozen=True, slots=True)

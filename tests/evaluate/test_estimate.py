@@ -13,19 +13,20 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from specimens import stream, truth
+from specimens import Constant, stream, truth
 
 from streamal.annotate.oracle import Oracle
-from streamal.evaluate.estimate import AUDITS, LEAST, LEAST_OF_CLASS, STEADY, Estimator, wilson
+from streamal.evaluate.estimate import AUDITS, LEAST, LEAST_OF_CLASS, STEADY, WORTH, Estimator, wilson
 from streamal.evaluate.prequential import Prequential
 from streamal.evaluate.simulate import Simulator
 from streamal.evaluate.stream import Row
 from streamal.events import Event, ExampleLearned, InstancesDecided, LabelRequested, RequestResolved
 from streamal.lane import SamplingPlan
 from streamal.learning import presets
+from streamal.learning.model import Model
 from streamal.messages import VALUE, Label, LabelRequest, Outcome, Prediction, Reason
 from streamal.selection.budget import BudgetPlan
-from streamal.web.status import Estimates
+from streamal.web.status import Estimates, Improvement
 
 BLOCK = 4
 SURE: Prediction = {"a": 1.0}
@@ -449,3 +450,109 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     assert fmean(naive) < -0.1
     assert 0.90 <= fmean(held) <= 0.99
     assert fmean(narrow) < 0.85, "half the interval would do, so it claims too little"
+
+
+def compared(before: float, after: float, audits: int, seed: int, **changes: Any) -> Improvement:
+    """Return what is told of a model that is right with one chance, and from the middle on with another."""
+    random, estimator = Random(seed), Estimator()
+    for block in range(audits):
+        made = request(10 * block + random.randrange(10), "exploration", **{"propensity": 0.1} | changes)
+        right = random.random() < (before if block < audits // 2 else after)
+        for event in (
+            LabelRequested(made),
+            decided(10 * block, 10 * block + 10),
+            answered(made, "a" if right else "b"),
+        ):
+            estimator.observe(event)
+    found = estimator.estimate().improvement
+    assert found is not None
+    assert (found.audit_labels, found.labels) == (audits, audits - audits // 2)
+    return found
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.9, 0.9), (0.6, 0.8), (0.5, 0.95), (0.8, 0.7)])
+def test_the_interval_of_the_improvement_holds_the_truth_as_often_as_it_says(before: float, after: float) -> None:
+    found = [compared(before, after, 60, seed) for seed in range(100)]
+    assert 0.91 <= fmean(gain.low <= after - before <= gain.high for gain in found) <= 1.0
+    assert fmean(gain.value for gain in found) == pytest.approx(after - before, abs=0.03)
+
+
+def test_labels_of_a_model_that_learns_no_more_are_said_not_to_pay() -> None:
+    found = [compared(0.95, 0.95, 600, seed) for seed in range(20)]
+    assert sum(gain.pays is False for gain in found) >= 14
+    assert sum(gain.pays is True for gain in found) <= 2
+    assert all(gain.high < WORTH and gain.low <= 0.0 for gain in found if gain.pays is False)
+
+
+def test_labels_of_a_model_that_still_learns_are_never_said_not_to_pay() -> None:
+    found = [compared(0.7, 0.8, 400, seed) for seed in range(25)]
+    assert [gain for gain in found if gain.pays is False] == []
+    assert sum(gain.pays is True for gain in found) >= 12
+
+
+def test_a_model_that_has_become_worse_is_not_worth_further_labels() -> None:
+    found = compared(0.9, 0.6, 200, 0)
+    assert found.high < 0.0
+    assert found.pays is False
+
+
+def test_with_few_audit_labels_nobody_can_tell() -> None:
+    found = [compared(0.8, 0.8, 40, seed) for seed in range(20)]
+    assert all(gain.pays is None for gain in found if gain.low <= 0.0)
+    assert all(gain.high > WORTH for gain in found)
+
+
+def test_the_improvement_is_told_too_where_nobody_knows_what_would_have_been_asked() -> None:
+    assert compared(0.5, 0.9, 200, 1, would_select=None).value == pytest.approx(0.4, abs=0.12)
+
+
+@pytest.mark.parametrize("audits", [2 * LEAST - 1, 2 * LEAST])
+def test_each_half_needs_a_few_audit_labels(audits: int) -> None:
+    history = History(audits)
+    found = told([*history.batches(), *(answered(made, "a") for made in history.requests)]).estimate().improvement
+    assert (found is None) == (audits < 2 * LEAST)
+
+
+@pytest.mark.parametrize(("later", "pays"), [(1.0, True), (2.0, False), (3.0, False)])
+def test_a_regression_improves_when_its_error_falls(later: float, pays: bool) -> None:
+    history = History(2 * STEADY)
+    middle = 10 * STEADY
+    requests = [replace(made, prediction={VALUE: 0.0}) for made in history.requests]
+    errors = [later if made.offset >= middle else 2.0 for made in requests]
+    answers = [answered(made, error) for made, error in zip(requests, errors, strict=True)]
+    found = told([*history.batches(), *answers]).estimate().improvement
+    assert found is not None
+    assert found.value == pytest.approx(2.0 - later, abs=0.01)
+    assert found.low == pytest.approx(found.high, abs=0.05)
+    assert found.pays is pays
+
+
+def test_a_regression_of_few_labels_is_not_compared() -> None:
+    history = History(2 * STEADY - 1)
+    requests = [replace(made, prediction={VALUE: 0.0}) for made in history.requests]
+    assert told([*history.batches(), *(answered(made, 1.0) for made in requests)]).estimate().improvement is None
+
+
+def test_the_improvement_looks_back_further_than_the_figures_and_not_for_ever() -> None:
+    history = History(300)
+    found = told([*history.batches(range(10, 3_000, 10)), *history.answers()], audits=50, compared=200)
+    found.observe(decided(history.count, history.count))
+    estimates = found.estimate()
+    assert estimates.audit_labels == 50
+    assert estimates.improvement is not None
+    assert estimates.improvement.audit_labels == 200
+    assert len(found._asked) == pytest.approx(600, abs=3)
+
+
+def test_a_model_that_learns_and_one_that_has_learned_are_told_apart() -> None:
+    def pays(model: Model, count: int) -> bool | None:
+        plan = SamplingPlan(BudgetPlan(0.5), explore=0.8)
+        simulator = Simulator(plan, model, Oracle(), ["rare", "usual"])
+        for number, instance in enumerate(stream(count)):
+            simulator.step(number, Row(instance.features, truth(instance.features)))
+        found = simulator.estimator.estimate().improvement
+        assert found is not None
+        return found.pays
+
+    assert pays(Constant({"usual": 1.0}), 3_000) is False
+    assert pays(presets.build("logistic_regression", parameters={"learning_rate": 0.002}, seed=0), 400) is not False

@@ -14,7 +14,7 @@ from streamal.errors import ConfigError
 from streamal.evaluate import report
 from streamal.evaluate.simulate import CurvePoint, Simulation
 from streamal.selection.registry import STRATEGIES
-from streamal.web.status import Estimate, Estimates
+from streamal.web.status import Estimate, Estimates, Improvement
 
 CLASSES = {"accuracy": 0.9, "kappa": 0.8, "macro_f1": 0.7, "balanced_accuracy": 0.6, "log_loss": 0.5}
 NUMBERS = {"mae": 12.5, "rmse": 1234.5, "r2": -0.5}
@@ -81,7 +81,32 @@ def test_the_true_accuracy_stands_beside_what_the_answers_say_of_it() -> None:
     text = rendered({"random": [simulation("random", CLASSES)]})
     assert report.KNOWN in text
     _, row = [line.split() for line in text.splitlines() if line.startswith("random")]
-    assert row == ["random", "0.900", "0.910", "0.860", "0.930", "0.750"]
+    assert row == ["random", "0.900", "0.910", "0.860", "0.930", "0.750", "-", "-"]
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_what_the_later_labels_brought_stands_beside_it() -> None:
+    one = simulation("random", CLASSES)
+    gain = Improvement(0.012, -0.03, 0.054, 1_132, 113, None)
+    text = rendered({"random": [replace(one, estimates=replace(one.estimates, improvement=gain))]})
+    _, row = [line.split() for line in text.splitlines() if line.startswith("random")]
+    assert row[-2:] == ["0.012", "0.054"]
+
+
+@pytest.mark.parametrize(("scores", "measure", "lead"), [(CLASSES, "kappa", "0.150"), (NUMBERS, "mae", "-0.150")])
+def test_random_with_as_many_labels_stands_beside_a_strategy(
+    scores: Mapping[str, float], measure: str, lead: str
+) -> None:
+    beside = tuple(simulation("random", scores, shift=shift) for shift in (-0.1, -0.2))
+    ours = replace(simulation("randomised_uncertainty", scores), controls=beside)
+    text = rendered({"randomised_uncertainty": [ours], "random": [simulation("random", scores)]})
+    table = text.split(report.BESIDE)[1].splitlines()
+    assert table[3].split()[:2] == ["strategy", "asked"]
+    assert measure in table[3]
+    rows = [line.split() for line in table if line.startswith("random")]
+    mean = scores[measure]
+    assert rows[0] == ["randomised_uncertainty", "2,264", f"{mean:.3f}", f"{mean - 0.15:.3f}", lead, "2"]
+    assert report.BESIDE not in rendered({"random": [simulation("random", scores)]})
     assert max(map(len, text.splitlines())) <= 80
 
 

@@ -11,7 +11,7 @@ import pytest
 from specimens import Constant, stream, truth
 
 from streamal.annotate.oracle import Oracle
-from streamal.evaluate.simulate import Simulation, Simulator, simulate
+from streamal.evaluate.simulate import Simulation, Simulator, control, lead, simulate
 from streamal.evaluate.stream import Row
 from streamal.lane import SamplingPlan
 from streamal.learning import presets
@@ -211,3 +211,72 @@ def test_a_plan_that_serves_no_predictions_is_scored_all_the_same() -> None:
         for chosen in (plan, replace(plan, serve=True))
     ]
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "parameters", "rate", "loan", "delay"),
+    [
+        ("fixed_uncertainty", {"spill": False}, 0.3, 20, 0),
+        ("class_conditional", {}, 0.05, 20, 0),
+        ("class_conditional", {}, 0.02, 0, 300),
+        ("pool", {"pool_window": 100}, 0.1, 20, 50),
+        ("periodic", {}, 1.0, 0, 0),
+    ],
+)
+def test_the_control_asks_for_exactly_as_many_labels(
+    strategy: str, parameters: dict[str, object], rate: float, loan: int, delay: int
+) -> None:
+    stream_rows = rows(1_500)
+    plan = SamplingPlan(BudgetPlan(rate, loan), strategy, parameters)
+
+    def sampled(chosen: SamplingPlan) -> Simulation:
+        model = presets.build("gaussian_nb", parameters={}, seed=0)
+        return simulate(stream_rows, 1_500, chosen, model, Oracle(delay), model_name="nb", classes=["rare", "usual"])
+
+    ours = sampled(plan)
+    found = control(ours, plan, sampled)
+    assert 0 < found.asked == ours.asked
+    assert (found.strategy, found.instances, found.seed) == ("random", 1_500, plan.seed)
+    if strategy == "fixed_uncertainty":
+        assert ours.asked < 0.9 * ours.allowed, "with the budget's rate the control would have had more labels"
+
+
+def test_the_control_of_a_strategy_that_asked_nothing_asks_nothing() -> None:
+    stream_rows = rows(300)
+    plan = SamplingPlan(BudgetPlan(0.1, loan=0, paused=True))
+
+    def sampled(chosen: SamplingPlan) -> Simulation:
+        return simulate(stream_rows, 300, chosen, Constant({}), Oracle(), model_name="none", classes=[])
+
+    ours = sampled(plan)
+    assert control(ours, plan, sampled).asked == ours.asked == 0
+
+
+def test_the_control_asks_over_the_whole_stream() -> None:
+    stream_rows = rows(3_000)
+    plan = SamplingPlan(BudgetPlan(0.1))
+
+    def sampled(chosen: SamplingPlan) -> Simulation:
+        return simulate(stream_rows, 3_000, chosen, Constant({"usual": 1.0}), Oracle(), model_name="c", classes=[])
+
+    found = control(sampled(plan), plan, sampled)
+    done = next(point.seen for point in found.curve if point.asked == found.asked)
+    assert done >= 0.9 * 3_000
+    half = next(point.asked for point in found.curve if point.seen >= 1_500)
+    assert half == pytest.approx(found.asked / 2, rel=0.1)
+
+
+def test_a_lead_is_more_kappa_or_less_error() -> None:
+    better, worse = run(rows(600), rate=0.5), run(rows(600), rate=0.02, loan=0)
+    assert lead(better, worse, "kappa") == (better.scores["kappa"] or 0.0) - (worse.scores["kappa"] or 0.0) > 0.0
+    near, far = (replace(better, scores={"mae": error}) for error in (1.5, 2.0))
+    assert lead(near, far, "mae") == 0.5
+
+
+def test_the_summary_has_the_mean_of_the_controls() -> None:
+    one = run(rows(500))
+    assert one.summary()["random_kappa"] is None
+    beside = tuple(replace(one, scores=one.scores | {"kappa": kappa}) for kappa in (0.2, 0.4))
+    found = json.loads(json.dumps(replace(one, controls=beside).summary()))
+    assert found["random_kappa"] == pytest.approx(0.3)
+    assert "controls" not in found

@@ -33,7 +33,7 @@ from streamal.settings import Settings
 from streamal.transport.embedded import EmbeddedLog
 from streamal.transport.kafka import KafkaLog
 from streamal.transport.log import Append, Log, TopicPartition
-from streamal.web.status import Estimate, Estimates
+from streamal.web.status import Estimate, Estimates, Improvement
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +129,13 @@ def test_the_estimates_from_the_log_are_those_of_its_workers(tmp_path: Path) -> 
     assert found.naive == pytest.approx(expected.naive)
     assert found.measures["accuracy"].value == pytest.approx(expected.measures["accuracy"].value, abs=0.003)
     assert found.naive["accuracy"] < found.measures["accuracy"].value - 0.03
+    assert found.improvement is not None
+    assert expected.improvement is not None
+    assert found.improvement.value == pytest.approx(expected.improvement.value, abs=0.01)
+    assert (found.improvement.labels, found.improvement.pays) == (
+        expected.improvement.labels,
+        expected.improvement.pays,
+    )
     log.close()
 
 
@@ -293,6 +300,28 @@ def test_words_on_the_quality_show_the_naive_figure_never_alone() -> None:
     mae = Estimates(500, 40, {"mae": Estimate(12.345, None, None, 40)}, naive={"mae": 20.0}, response={"selected": 1.0})
     assert quality_in_words(mae)[0] == "Mean absolute error on the whole stream 12.35, on the answered ones 20."
     assert all(len(line) < 80 for line in quality_in_words(mae))
+
+
+@pytest.mark.parametrize(
+    ("pays", "low", "high", "said"),
+    [
+        (True, 0.01, 0.09, ["Further labels still pay."]),
+        (False, -0.05, 0.03, ["no longer pay at this rate, so far as 900 audit labels can tell", "more than 0.030"]),
+        (False, -0.09, -0.01, ["no longer pay", "more than 0.000"]),
+        (None, -0.05, 0.12, ["cannot be told yet from 900 audit labels", "up to 0.120"]),
+    ],
+)
+def test_words_tell_whether_labels_pay_and_what_may_be_unseen(
+    pays: bool | None, low: float, high: float, said: list[str]
+) -> None:
+    gain = Improvement((low + high) / 2, low, high, 1_234_567, 900, pays)
+    found = Estimates(500, 40, {"accuracy": Estimate(0.8, 0.7, 0.9, 40)}, naive={"accuracy": 0.7}, improvement=gain)
+    words = quality_in_words(found)[3:]
+    assert words[0] == f"The last 1,234,567 labels raised the accuracy by {gain.value:.3f} ({low:.3f} to {high:.3f})."
+    assert [part for part in said if part not in " ".join(words)] == []
+    mae = replace(found, measures={"mae": Estimate(12.3, 11.0, 14.0, 40)}, naive={"mae": 20.0})
+    assert quality_in_words(mae)[3].startswith("The last 1,234,567 labels lowered the error by ")
+    assert all(len(line) < 80 for line in (*words, *quality_in_words(mae)[3:]))
 
 
 def test_words_tell_the_outcome(request_made: LabelRequest) -> None:

@@ -26,7 +26,7 @@ from streamal.events import (
 from streamal.messages import DeadLetter, LabelRequest, Outcome, OutcomeKind, Reason, Received
 from streamal.selection.budget import Permit
 from streamal.web.metrics import MAX_CLASSES, REASONS, Metrics
-from streamal.web.status import Estimate, Estimates, PartitionStatus, Status
+from streamal.web.status import Estimate, Estimates, Improvement, PartitionStatus, Status
 
 STATUS = Status(
     pipeline="fraud",
@@ -53,6 +53,7 @@ ESTIMATES = Estimates(
         "log_loss": Estimate(0.41, None, None, 200),
     },
     recall={"fraud": Estimate(0.55, None, None, 12)},
+    improvement=Improvement(0.01, -0.02, 0.04, 8_000, 800, False),
     naive={"accuracy": 0.78, "macro_f1": 0.6, "log_loss": 0.9},
     response={"selected": 0.9},
 )
@@ -244,6 +245,15 @@ def test_the_estimate_stands_beside_the_naive_figure(metrics: Metrics) -> None:
     assert all(found is not None and math.isnan(found) for found in unknown)
 
 
+@pytest.mark.parametrize(("pays", "shown"), [(True, 1.0), (False, 0.0), (None, math.nan)])
+def test_whether_labels_pay_is_told_with_the_improvement(metrics: Metrics, pays: bool | None, shown: float) -> None:
+    gain = Improvement(0.01, -0.02, 0.04, 8_000, 800, pays)
+    metrics.reflect(replace(STATUS, estimates=replace(ESTIMATES, improvement=gain)))
+    bounds = ("value", "low", "high")
+    assert [value(metrics, "improvement_estimate", bound=bound) for bound in bounds] == [0.01, -0.02, 0.04]
+    assert value(metrics, "labels_pay") == pytest.approx(shown, nan_ok=True)
+
+
 def test_what_can_no_longer_be_said_is_not_said(metrics: Metrics) -> None:
     before = series(metrics)
     metrics.reflect(replace(STATUS, partitions={}, estimates=ESTIMATES))
@@ -254,6 +264,8 @@ def test_what_can_no_longer_be_said_is_not_said(metrics: Metrics) -> None:
         ("accuracy_answered_ratio", {}),
         ("class_recall_estimate_ratio", {"class": "fraud"}),
         ("response_ratio", {"stratum": "selected"}),
+        ("improvement_estimate", {"bound": "high"}),
+        ("labels_pay", {}),
     ):
         found = value(metrics, name, **labels)
         assert found is not None
