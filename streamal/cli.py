@@ -14,6 +14,7 @@ from streamal.errors import StreamalError, TransportError
 
 if TYPE_CHECKING:
     from streamal.annotate.oracle import DelayDistribution
+    from streamal.evaluate.agreement import Agreement
     from streamal.service.control import Change
     from streamal.service.inspection import Inspection
     from streamal.service.verify import Report
@@ -106,6 +107,18 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def answers_in_words(settings: Settings) -> list[str]:
+    """Say what a request costs where several annotators answer it, in one line; none where it is one."""
+    each = settings.annotation.answers_per_request
+    if each == 1:
+        return []
+    rate = settings.budget.rate
+    return [
+        f"Each request costs {each} answers: at {rate:g} requests per instance that is {each * rate:g} answers per "
+        "instance. Cost limits count every answer, all else counts requests."
+    ]
+
+
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -196,6 +209,8 @@ def _explain_run(settings: Settings) -> None:
     click.echo(f"strategy: {plan.strategy} on {settings.model.factory or settings.model.kind} ({task})")
     loan = counted(settings.budget.cold_start_loan, "label")
     click.echo(f"budget: {plan.budget.rate:g} labels per instance, cold-start loan {loan}")
+    for line in answers_in_words(settings):
+        click.echo(line)
     click.echo("Everything fits together; no worker was started.")
 
 
@@ -223,6 +238,7 @@ def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
         "streamal simulate stream.csv --strategy class_conditional --strategy random",
         "streamal simulate stream.csv --seed 0 --seed 1 --seed 2 --plot curves.png",
         "streamal simulate stream.csv --delay 500 --delay-distribution lognormal",
+        "streamal simulate stream.csv --rate 0.02 --answers-per-request 3 --annotator-error 0.2",
         "streamal simulate stream.jsonl --label fraud --model gaussian_nb --json",
     )
 )
@@ -244,6 +260,11 @@ def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
 @click.option(
     "--annotator-error", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of wrong answers."
 )
+@click.option(
+    "--answers-per-request",
+    type=click.IntRange(1, 9),
+    help="Annotators who answer each request; annotation.answers_per_request by default.",
+)
 @click.option("--no-answer", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share never answered.")
 @click.option("--rows", type=click.IntRange(1), help="Use the first rows only.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the learning curves as a PNG.")
@@ -260,6 +281,7 @@ def simulate(
     delay_distribution: DelayDistribution,
     loan: int | None,
     annotator_error: float,
+    answers_per_request: int | None,
     no_answer: float,
     rows: int | None,
     plot: Path | None,
@@ -277,6 +299,7 @@ def simulate(
     base = settings_of(config)
     base = _changed(base, "budget", rate=rate, cold_start_loan=loan)
     base = _changed(base, "model", kind=model, factory="" if model else None)
+    base = _changed(base, "annotation", answers_per_request=answers_per_request)
     runs = [
         _changed(base, "strategy", name=name, seed=seed)
         for name in strategies or (base.strategy.name,)
@@ -402,7 +425,8 @@ def show_budget(as_json: bool, config: Path | None) -> None:
     if as_json:
         import orjson
 
-        click.echo(orjson.dumps({row["key"]: row for row in rows}))
+        each = {"answers_per_request": settings.annotation.answers_per_request}
+        click.echo(orjson.dumps({row["key"]: row for row in rows} | each))
         return
     from rich.console import Console
     from rich.table import Table
@@ -411,6 +435,9 @@ def show_budget(as_json: bool, config: Path | None) -> None:
     for row in rows:
         found.add_row(*("" if value is None else str(value) for value in row.values()))
     Console().print(found)
+    rate = next(row["in_force"] for row in rows if row["key"] == "rate")
+    for line in answers_in_words(_changed(settings, "budget", rate=rate)):
+        click.echo(line)
 
 
 @budget.command("set", epilog=examples("streamal budget set rate=0.02", "streamal budget set max_pending=500 rate=0.1"))
@@ -646,6 +673,8 @@ def check(config: Path | None) -> None:
     assemble.check(settings)
     read = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
     click.echo(f"{read} is valid" if read else "there is no streamal.toml here; the defaults are valid")
+    for line in answers_in_words(settings):
+        click.echo(line)
 
 
 @config.command(epilog=examples("streamal config show"))
@@ -700,11 +729,14 @@ def tail(topic: str, number: int, follow: bool, config: Path | None) -> None:
 
 
 @main.command(epilog=examples("streamal answer", "streamal answer --annotator ada --classes ok,fraud"))
-@click.option("--annotator", default="terminal", show_default=True, help="Your name on the answers.")
+@click.option("--annotator", show_default="terminal", help="Your name on the answers.")
 @click.option("--classes", default="", help="The classes to choose from, separated by commas; else those known.")
 @config_option
-def answer(annotator: str, classes: str, config: Path | None) -> None:
-    """Answer pending label requests here, one key each."""
+def answer(annotator: str | None, classes: str, config: Path | None) -> None:
+    """Answer pending label requests here, one key each.
+
+    Where several annotators answer each request, you need a name of your own, and are shown what you have not answered.
+    """
     from streamal import assemble
     from streamal.annotate.terminal import Choices, Terminal
 
@@ -718,7 +750,11 @@ def answer(annotator: str, classes: str, config: Path | None) -> None:
             raise click.UsageError(message)
         offered = known or (inspection.labels() if task == "classification" else ())
         choices = Choices(tuple(offered), task, closed=bool(settings.model.classes))
-        given = Terminal(log, settings.topics.answers, annotator, choices).answer_all(inspection.waiting())
+        waiting = inspection.waiting(annotator)
+        if annotator is None and any(request.answers > 1 for request in waiting):
+            message = "requests wait for answers by several annotators: say who you are, by --annotator NAME"
+            raise click.UsageError(message)
+        given = Terminal(log, settings.topics.answers, annotator or "terminal", choices).answer_all(waiting)
     click.echo(f"{counted(given, 'answer')} given")
 
 
@@ -757,7 +793,7 @@ def status(as_json: bool, config: Path | None) -> None:
     """
     from dataclasses import asdict
 
-    from streamal.service.inspection import quality_in_words
+    from streamal.service.inspection import agreement_in_words, quality_in_words
 
     settings = settings_of(config)
     with opened(settings) as log:
@@ -785,8 +821,54 @@ def status(as_json: bool, config: Path | None) -> None:
     found.add_section()
     found.add_row("all", *map(_figure, total.values()))
     Console().print(found)
-    for line in quality_in_words(estimates):
+    for line in (*quality_in_words(estimates), *agreement_in_words(estimates.alpha)):
         click.echo(line)
+
+
+@main.command(epilog=examples("streamal annotators", "streamal annotators --json"))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_option
+def annotators(as_json: bool, config: Path | None) -> None:
+    """Show how far the annotators agree, and who errs how often.
+
+    It goes over the votes on all requests that have ended, where several annotators answered each, and may run beside
+    the service.
+    """
+    from dataclasses import asdict
+
+    settings = settings_of(config)
+    with opened(settings) as log:
+        found = inspection_of(settings, log).agreement()
+    if as_json:
+        import orjson
+
+        click.echo(orjson.dumps(asdict(found)))
+    elif found.requests:
+        _print_annotators(found)
+    else:
+        click.echo("No request has had several answers; annotation.answers_per_request says how many each waits for.")
+
+
+def _print_annotators(agreement: Agreement) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    found = Table("annotator")
+    for column in ("answers", "unsure", "invalid", "like the others", "estimated accuracy"):
+        found.add_column(column, justify="right")
+    for one in agreement.annotators:
+        shares = ("-" if share is None else f"{share:.1%}" for share in (one.agreed, one.accuracy))
+        found.add_row(one.name, *(f"{count:,}" for count in (one.answers, one.unsure, one.invalid)), *shares)
+    Console().print(found)
+    measures = (
+        ("Krippendorff's alpha", agreement.alpha),
+        ("the same where chance alone asked", agreement.audit_alpha),
+        ("Cohen's kappa", agreement.kappa),
+    )
+    told = "; ".join(f"{name} {value:.2f}" for name, value in measures if value is not None)
+    click.echo(f"{counted(agreement.answers, 'answer')} to {counted(agreement.requests, 'request')}. {told}".rstrip())
+    if agreement.note:
+        click.echo(agreement.note)
 
 
 @main.command(

@@ -37,6 +37,7 @@ from dataclasses import dataclass, field, replace
 from statistics import NormalDist, fmean
 from typing import Final
 
+from streamal.evaluate.agreement import alpha, labels
 from streamal.events import Event, ExampleLearned, InstancesDecided, LabelRequested, RequestResolved
 from streamal.messages import MAX_NUMBER, VALUE, Label, LabelRequest, Outcome, best_label
 from streamal.web.status import Estimate, Estimates
@@ -80,7 +81,8 @@ class Asked:
     """One request of the window.
 
     `wanted` says whether the strategy or the loan asks or would have asked, None where nobody knows. `inverse` is that
-    of an audit's propensity, `span` the number of instances since the request before, this one included.
+    of an audit's propensity, `span` the number of instances since the request before, this one included; `said` the
+    labels that several annotators gave.
     """
 
     offset: int
@@ -92,6 +94,7 @@ class Asked:
     label: Label | None = None
     guess: str | None = None
     loss: float = 0.0
+    said: Sequence[Label] = ()
 
     @classmethod
     def of(cls, request: LabelRequest) -> Asked:
@@ -104,7 +107,7 @@ class Asked:
         """Take in what became of the request; a later revision counts, in whatever order they are heard of."""
         if outcome.revision < self.revision:
             return
-        self.revision, self.label = outcome.revision, outcome.label
+        self.revision, self.label, self.said = outcome.revision, outcome.label, labels(outcome.votes)
         if isinstance(outcome.label, str):
             self.guess = best_label(outcome.prediction)
             self.loss = -math.log(max(LEAST_LOSS, outcome.prediction.get(outcome.label, 0.0)))
@@ -300,6 +303,7 @@ class Estimator:
                 for name, stratum in (("selected", selected), ("rest", rest))
                 if stratum.asked
             },
+            alpha=alpha(asked.said for asked in self._asked.values()),
         )
         told_apart = all(asked.wanted is not None for asked in self._asked.values())
         strata = [stratum for stratum in ((selected, rest) if told_apart else (drawn,)) if stratum.size]

@@ -32,6 +32,7 @@ from streamal.events import (
     RequestResolved,
     RequestSkipped,
     TornRepaired,
+    VoteTaken,
 )
 from streamal.messages import LabelRequest, Outcome, Reason
 from streamal.selection.budget import Permit
@@ -42,7 +43,7 @@ REASONS: Final = (
     *("missing_features", "too_many_features", "bad_feature_name", "bad_feature_type", "type_mismatch", "bad_id"),
     *("bad_label", "schema_version", "missing_request_id", "bad_request_id", "missing_label", "label_not_number"),
     *("unknown_class", "too_many_classes", "bad_kind", "bad_annotator", "bad_cost", "unknown", "duplicate"),
-    *("conflict", "expired", "cancelled", "bad_revision", "skipped", "learning_failed"),
+    *("conflict", "expired", "cancelled", "bad_revision", "skipped", "learning_failed", "missing_annotator", "ended"),
 )
 """Why records are refused; a reason that is not listed counts as `other`."""
 OTHER: Final = "other"
@@ -51,10 +52,12 @@ UNMATCHED: Final = {
     "conflict": "conflict",
     "expired": "late",
     "cancelled": "late",
+    "ended": "late",
     "unknown": "orphan",
 }
 RESULTS: Final = (
-    *("learned", "abstained", "invalid", "cancelled", "corrected", "skipped", "forwarded", "refused"),
+    *("learned", "abstained", "invalid", "cancelled", "corrected", "confirmed", "vote"),
+    *("skipped", "forwarded", "refused"),
     *dict.fromkeys(UNMATCHED.values()),
 )
 BOUNDS: Final = ("value", "low", "high")
@@ -201,6 +204,10 @@ class Metrics:
             "stratum",
         )
         self._audits = self._gauge("audit_labels", "Answered exploration requests in the window of the estimates.")
+        self._alpha = self._gauge(
+            "annotator_agreement_ratio",
+            "Krippendorff's alpha of several annotators in the window: 1 for full agreement, 0 for chance; NaN if unknown.",
+        )
         self._reflect_estimates(Estimates())
 
     def _measure_time(self) -> None:
@@ -237,6 +244,8 @@ class Metrics:
                 self._asked_for(request)
             case RequestResolved(outcome, latency):
                 self._resolved(outcome, latency)
+            case VoteTaken():
+                self._labels.labels(self._pipeline, "vote").inc()
             case RequestSkipped():
                 self._labels.labels(self._pipeline, "skipped").inc()
             case AnswerForwarded():
@@ -341,6 +350,7 @@ class Metrics:
         for stratum in STRATA:
             self._responded.labels(self._pipeline, stratum).set(estimates.response.get(stratum, math.nan))
         self._audits.labels(self._pipeline).set(estimates.audit_labels)
+        self._alpha.labels(self._pipeline).set(math.nan if estimates.alpha is None else estimates.alpha)
 
     def _reflect_partitions(self, status: Status) -> None:
         """Set the series of owned partitions and drop those of partitions that went to another worker."""

@@ -35,7 +35,8 @@ class Estimates:
     `measures` holds `accuracy`, `macro_f1` and `log_loss`, or for regression `mae`; `recall` is by class. Both are
     empty until there are a few audit labels, and so is `naive`: the same measures on the answered requests alone, which
     were chosen for being hard. `response` is the share of the requests answered so far, by stratum, `selected` or
-    `rest`, where there are any.
+    `rest`, where there are any. `alpha` is Krippendorff's, of the annotators' answers where several were asked; None
+    where there is nothing to compare.
     """
 
     instances: int = 0
@@ -44,6 +45,7 @@ class Estimates:
     recall: Mapping[str, Estimate] = field(default_factory=dict)
     naive: Mapping[str, float] = field(default_factory=dict)
     response: Mapping[str, float] = field(default_factory=dict)
+    alpha: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
