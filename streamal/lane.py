@@ -536,7 +536,7 @@ class Lane:
             return "cancelled", "the request was taken back before this answer came"
         if gone.votes:
             ended = "ended", "the request ended before this answer came: it had all of them, or its time was up"
-            return why_repeated(gone.votes, answer) or ended
+            return (why_repeated(gone.votes, answer) if answer.kind in OPINIONS else None) or ended
         if answer.kind == "label" and gone.label != answer.label:
             message = "the request was answered differently before; the first answer counts, unless a later `revision`"
             return "conflict", message

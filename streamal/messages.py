@@ -152,8 +152,8 @@ class Answer(NamedTuple):
 class Vote:
     """One annotator's opinion on a request that waits for several; `at` is when it was matched, in seconds since 1970.
 
-    `kind` is one of `OPINIONS`, and `label` None unless it is `label`. On `outcomes` a vote is a record of its own until
-    the request ends; then its outcome holds all of them.
+    `kind` is one of `OPINIONS`, and `label` None unless it is `label`. On `outcomes` a vote is a record of its own
+    until the request ends; then its outcome holds all of them.
     """
 
     partition: int

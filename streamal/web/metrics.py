@@ -206,7 +206,7 @@ class Metrics:
         self._audits = self._gauge("audit_labels", "Answered exploration requests in the window of the estimates.")
         self._alpha = self._gauge(
             "annotator_agreement_ratio",
-            "Krippendorff's alpha of several annotators in the window: 1 for full agreement, 0 for chance; NaN if unknown.",
+            "Krippendorff's alpha in the estimates' window: 1 is full agreement, 0 that of chance; NaN if unknown.",
         )
         self._reflect_estimates(Estimates())
 
