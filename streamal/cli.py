@@ -108,14 +108,14 @@ def counted(count: int, noun: str) -> str:
 
 
 def answers_in_words(settings: Settings) -> list[str]:
-    """Say what a request costs where several annotators answer it, in one line; none where it is one."""
+    """Say what a request costs where several annotators answer it; nothing where it is one."""
     each = settings.annotation.answers_per_request
     if each == 1:
         return []
     rate = settings.budget.rate
     return [
-        f"Each request costs {each} answers: at {rate:g} requests per instance that is {each * rate:g} answers per "
-        "instance. Cost limits count every answer, all else counts requests."
+        f"Each request costs {each} answers: {rate:g} requests per instance are {each * rate:g} answers.",
+        "Cost limits count every answer; all other bounds count requests.",
     ]
 
 
@@ -422,11 +422,12 @@ def show_budget(as_json: bool, config: Path | None) -> None:
         else {"key": key, "config": stated[key], "in_force": change.value, "by": change.by, "at": to_iso(change.at)}
         for key in TUNABLE
     ]
+    each = settings.annotation.answers_per_request
+    rows.append({"key": "answers_per_request", "config": each, "in_force": each, "by": None, "at": None})
     if as_json:
         import orjson
 
-        each = {"answers_per_request": settings.annotation.answers_per_request}
-        click.echo(orjson.dumps({row["key"]: row for row in rows} | each))
+        click.echo(orjson.dumps({row["key"]: row for row in rows}))
         return
     from rich.console import Console
     from rich.table import Table
@@ -853,20 +854,21 @@ def _print_annotators(agreement: Agreement) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    found = Table("annotator")
-    for column in ("answers", "unsure", "invalid", "like the others", "estimated accuracy"):
+    found = Table("annotator", caption="agrees: with most of the others; accuracy: estimated by Dawid-Skene")
+    for column in ("answers", "unsure", "invalid", "agrees", "accuracy"):
         found.add_column(column, justify="right")
     for one in agreement.annotators:
         shares = ("-" if share is None else f"{share:.1%}" for share in (one.agreed, one.accuracy))
         found.add_row(one.name, *(f"{count:,}" for count in (one.answers, one.unsure, one.invalid)), *shares)
     Console().print(found)
-    measures = (
+    click.echo(f"{counted(agreement.answers, 'answer')} to {counted(agreement.requests, 'request')}.")
+    for name, value in (
         ("Krippendorff's alpha", agreement.alpha),
-        ("the same where chance alone asked", agreement.audit_alpha),
+        ("Krippendorff's alpha where chance alone asked", agreement.audit_alpha),
         ("Cohen's kappa", agreement.kappa),
-    )
-    told = "; ".join(f"{name} {value:.2f}" for name, value in measures if value is not None)
-    click.echo(f"{counted(agreement.answers, 'answer')} to {counted(agreement.requests, 'request')}. {told}".rstrip())
+    ):
+        if value is not None:
+            click.echo(f"{name}: {value:.2f} (1 is full agreement, 0 that of chance)")
     if agreement.note:
         click.echo(agreement.note)
 

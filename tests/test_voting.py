@@ -228,7 +228,7 @@ def test_requests_wait_for_as_many_as_they_were_made_for() -> None:
 def test_cost_limits_count_every_answer_and_count_limits_requests(strategy: str) -> None:
     def asked(answers: int, *limits: Limit) -> int:
         budget = BudgetPlan(rate=0.5, loan=0, limits=limits)
-        plan = SamplingPlan(budget, strategy, {"pool_window": 20} if strategy == "pool" else {}, answers=answers)
+        plan = SamplingPlan(budget, strategy, {"pool_window": 50} if strategy == "pool" else {}, answers=answers)
         sampler = SelectiveSampler([plan], Fold(Constant({"ok": 0.6, "fraud": 0.4})))
         lane = sampler.open(0, Handover())
         sampler.see(0, stream(200), 0.0)

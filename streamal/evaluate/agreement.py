@@ -26,8 +26,8 @@ LEAST_ANNOTATORS: Final = 3
 """Where two differ, nothing says who of them is right."""
 ROUNDS: Final = 100
 """Of expectation maximisation at most; it ends by itself once it stands still."""
-MISSING: Final = "Estimated accuracies need crowd-kit: pip install 'streamal[annotators]'."
-TOO_FEW: Final = "Estimated accuracies need classes, and three annotators whose answers meet: of two, either may err."
+MISSING: Final = "Accuracies are estimated by crowd-kit: pip install 'streamal[annotators]'."
+TOO_FEW: Final = "Accuracies are estimated of classes, and of three annotators at least."
 
 
 @dataclass(frozen=True, slots=True)

@@ -283,11 +283,11 @@ def agreement_in_words(found: float | None) -> list[str]:
     """Say how far several annotators agree, if there are several.
 
     >>> agreement_in_words(0.412), agreement_in_words(None)
-    (["Annotators agree by Krippendorff's alpha 0.41: 1 is full agreement, 0 that of chance."], [])
+    (["The annotators' agreement is 0.41 by Krippendorff's alpha: 1 is full, 0 is chance."], [])
     """
     if found is None:
         return []
-    return [f"Annotators agree by Krippendorff's alpha {found:.2f}: 1 is full agreement, 0 that of chance."]
+    return [f"The annotators' agreement is {found:.2f} by Krippendorff's alpha: 1 is full, 0 is chance."]
 
 
 def _guess(prediction: Prediction) -> str:
