@@ -238,7 +238,7 @@ def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
         "streamal simulate stream.csv --strategy class_conditional --strategy random",
         "streamal simulate stream.csv --seed 0 --seed 1 --seed 2 --plot curves.png",
         "streamal simulate stream.csv --delay 500 --delay-distribution lognormal",
-        "streamal simulate stream.csv --rate 0.02 --answers-per-request 3 --annotator-error 0.2",
+        "streamal simulate stream.csv --answers-per-request 3 --annotator-error 0.2",
         "streamal simulate stream.jsonl --label fraud --model gaussian_nb --json",
     )
 )
@@ -788,7 +788,7 @@ def explain(request_id: str, as_json: bool, config: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_option
 def status(as_json: bool, config: Path | None) -> None:
-    """Show what was seen, asked and allowed, and how good the model is.
+    """Show what was seen and asked, and how good the model is.
 
     It is read from the log itself, partition by partition, and so works while the service is down.
     """
@@ -854,21 +854,22 @@ def _print_annotators(agreement: Agreement) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    found = Table("annotator", caption="agrees: with most of the others; accuracy: estimated by Dawid-Skene")
+    found = Table("annotator", caption="agrees with most of the others; accuracy is an estimate")
     for column in ("answers", "unsure", "invalid", "agrees", "accuracy"):
         found.add_column(column, justify="right")
     for one in agreement.annotators:
         shares = ("-" if share is None else f"{share:.1%}" for share in (one.agreed, one.accuracy))
         found.add_row(one.name, *(f"{count:,}" for count in (one.answers, one.unsure, one.invalid)), *shares)
     Console().print(found)
-    click.echo(f"{counted(agreement.answers, 'answer')} to {counted(agreement.requests, 'request')}.")
+    given = f"{counted(agreement.answers, 'answer')} to {counted(agreement.requests, 'request')}"
+    click.echo(f"{given}; agreement, from 0 for chance to 1:")
     for name, value in (
         ("Krippendorff's alpha", agreement.alpha),
         ("Krippendorff's alpha where chance alone asked", agreement.audit_alpha),
         ("Cohen's kappa", agreement.kappa),
     ):
         if value is not None:
-            click.echo(f"{name}: {value:.2f} (1 is full agreement, 0 that of chance)")
+            click.echo(f"  {name}: {value:.2f}")
     if agreement.note:
         click.echo(agreement.note)
 

@@ -73,24 +73,25 @@ class Solo:
         self._writer.append([Append("instances", 0, orjson.dumps(row)[: -1 if broken else None]) for row in rows])
         self.turn(lambda: self.position.offset == self._fed)
 
-    def answer(self, requests: Sequence[str], annotator: str, *, wait: bool = True) -> None:
-        """Answer requests; unless told not to, wait until the answers are matched and committed."""
+    def answer(self, requests: Sequence[str], annotator: str) -> None:
+        """Answer requests, and wait until the answers are matched and committed."""
         said = [{"request_id": request_id, "label": "a", "annotator": annotator} for request_id in requests]
         self._said = self._writer.append([Append("answers", 0, orjson.dumps(one)) for one in said])[-1] + 1
-        if wait:
-            self.turn(lambda: self.answered)
+        self.turn(lambda: self.answered)
 
     @property
     def answered(self) -> bool:
         """Whether all answers are matched and committed."""
         place = TopicPartition("answers", 0)
-        return self.log.positions(self.settings.transport.group, [place])[place].offset == self._said
+        found = self.log.positions(self.settings.transport.group, [place]).get(place, Position(0, ""))
+        return found.offset == self._said
 
-    def tear(self, count: int, *, audited: bool = True, before: Callable[[], object] = lambda: None) -> None:
-        """Let the transactions about the next instances show their records and never move the positions.
+    def tear(self, count: int, *, audited: bool = True) -> None:
+        """Let the transactions about the next instances show their records and never move the positions."""
+        self.tear_while(lambda: self.feed(count), audited=audited)
 
-        What is done `before` is part of them.
-        """
+    def tear_while(self, work: Callable[[], object], *, audited: bool = True) -> None:
+        """Let the transactions about some work show their records and never move the positions."""
         writer = self._worker._committer._writer  # type: ignore[union-attr]
 
         def commit(transaction: Transaction) -> Mapping[TopicPartition, Position]:
@@ -99,9 +100,8 @@ class Solo:
             raise TransportError(message)
 
         writer.commit = commit  # type: ignore[method-assign]
-        before()
         with pytest.raises(TransportError, match="torn"):
-            self.feed(count)
+            work()
         self._worker._membership.close()  # type: ignore[union-attr]
         self._opened.close()
 
@@ -269,7 +269,7 @@ def test_votes_that_a_torn_transaction_left_count_once(solo: Callable[..., Solo]
     at.feed(200)
     asked = [key.decode() for key in at.keys("label-requests") if key]
     at.answer(asked, "ada")
-    at.tear(100, before=lambda: at.answer(asked, "bob", wait=False))
+    at.tear_while(lambda: at.answer(asked, "bob"))
     torn = at.keys("outcomes")
     assert set(torn.values()) == {2}
     at.start()
