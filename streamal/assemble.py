@@ -204,6 +204,7 @@ def plans_of(settings: Settings, task: Task, partitions: int, *, paused: bool = 
             seed=strategy.seed,
             task=task,
             serve=bool(settings.topics.predictions),
+            answers=settings.annotation.answers_per_request,
         )
         for plan in whole.deal(partitions, burst=budget.burst)
     ]

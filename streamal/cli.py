@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from streamal.annotate.oracle import DelayDistribution
     from streamal.evaluate.advise import Advice
+    from streamal.evaluate.agreement import Agreement
     from streamal.service.control import Change
     from streamal.service.inspection import Inspection
     from streamal.service.verify import Report
@@ -147,6 +148,18 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def answers_in_words(settings: Settings) -> list[str]:
+    """Say what a request costs where several annotators answer it; nothing where it is one."""
+    each = settings.annotation.answers_per_request
+    if each == 1:
+        return []
+    rate = settings.budget.rate
+    return [
+        f"Each request costs {each} answers: {rate:g} requests per instance are {each * rate:g} answers.",
+        "Cost limits count every answer; all other bounds count requests.",
+    ]
+
+
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -239,6 +252,8 @@ def _explain_run(settings: Settings) -> None:
     plan = assemble.plans_of(settings, task, found[topics.instances])[0]
     click.echo(f"strategy: {plan.strategy} on {settings.model.factory or settings.model.kind} ({task})")
     click.echo(_budget_in_words(settings.budget))
+    for line in answers_in_words(settings):
+        click.echo(line)
     click.echo("Everything fits together; no worker was started.")
 
 
@@ -277,6 +292,7 @@ def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
         "streamal simulate stream.csv --strategy class_conditional --strategy random",
         "streamal simulate stream.csv --seed 0 --seed 1 --seed 2 --plot curves.png",
         "streamal simulate stream.csv --delay 500 --delay-distribution lognormal",
+        "streamal simulate stream.csv --answers-per-request 3 --annotator-error 0.2",
         "streamal simulate stream.jsonl --label fraud --model gaussian_nb --json",
         "streamal simulate stream.csv.gz --advise",
     )
@@ -301,6 +317,11 @@ def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
 @click.option(
     "--annotator-error", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of wrong answers."
 )
+@click.option(
+    "--answers-per-request",
+    type=click.IntRange(1, 9),
+    help="Annotators who answer each request; annotation.answers_per_request by default.",
+)
 @click.option("--no-answer", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share never answered.")
 @click.option("--rows", type=click.IntRange(1), help="Use the first rows only.")
 @click.option(
@@ -324,6 +345,7 @@ def simulate(
     delay_distribution: DelayDistribution,
     loan: int | None,
     annotator_error: float,
+    answers_per_request: int | None,
     no_answer: float,
     rows: int | None,
     control: bool,
@@ -349,6 +371,7 @@ def simulate(
     base = _changed(base, "budget", rate=rate, cold_start_loan=loan)
     model, *more = models or (None,)
     base = _changed(base, "model", kind=model, factory="" if model else None)
+    base = _changed(base, "annotation", answers_per_request=answers_per_request)
     if advise:
         if plot:
             message = "--plot draws learning curves of strategies, and --advise has none; leave one of them out"
@@ -512,6 +535,8 @@ def show_budget(as_json: bool, config: Path | None) -> None:
         else {"key": key, "config": stated[key], "in_force": change.value, "by": change.by, "at": to_iso(change.at)}
         for key in TUNABLE
     ]
+    each = settings.annotation.answers_per_request
+    rows.append({"key": "answers_per_request", "config": each, "in_force": each, "by": None, "at": None})
     if as_json:
         import orjson
 
@@ -523,6 +548,9 @@ def show_budget(as_json: bool, config: Path | None) -> None:
         # a space, so that a narrow column breaks between date and time
         found.add_row(row["key"], *shown, row["by"], row["at"] and row["at"].replace("T", " "))
     show_table(found)
+    rate = next(row["in_force"] for row in rows if row["key"] == "rate")
+    for line in answers_in_words(_changed(settings, "budget", rate=rate)):
+        click.echo(line)
 
 
 @budget.command("set", epilog=examples("streamal budget set rate=0.02", "streamal budget set max_pending=500 rate=0.1"))
@@ -786,6 +814,8 @@ def check(config: Path | None) -> None:
         click.echo(f"There is no {DEFAULT_CONFIG} in {Path.cwd()}, and --config names no other file.")
         click.echo("So the defaults are in force, which are valid; `streamal config init` writes one to start from.")
     click.echo(_budget_in_words(settings.budget))
+    for line in answers_in_words(settings):
+        click.echo(line)
 
 
 @config.command(epilog=examples("streamal config show"))
@@ -840,13 +870,15 @@ def tail(topic: str, number: int, follow: bool, config: Path | None) -> None:
 
 
 @main.command(epilog=examples("streamal answer", "streamal answer --annotator ada --classes ok,fraud"))
-@click.option("--annotator", default="terminal", show_default=True, help="Your name on the answers.")
+@click.option("--annotator", show_default="terminal", help="Your name on the answers.")
 @click.option("--classes", default="", help="The classes to choose from, separated by commas; else those known.")
 @config_option
-def answer(annotator: str, classes: str, config: Path | None) -> None:
+def answer(annotator: str | None, classes: str, config: Path | None) -> None:
     """Answer pending label requests here, one key each.
 
     A digit is a class, and u, i, s and q are unsure, invalid, skip and quit. Each answer is in the log at once.
+
+    Where several annotators answer each request, you need a name of your own, and are shown what you have not answered.
     """
     from streamal import assemble
     from streamal.annotate.terminal import Choices, Terminal
@@ -861,7 +893,11 @@ def answer(annotator: str, classes: str, config: Path | None) -> None:
             raise click.UsageError(message)
         offered = known or (inspection.labels() if task == "classification" else ())
         choices = Choices(tuple(offered), task, closed=bool(settings.model.classes))
-        given = Terminal(log, settings.topics.answers, annotator, choices).answer_all(inspection.waiting())
+        waiting = inspection.waiting(annotator)
+        if annotator is None and any(request.answers > 1 for request in waiting):
+            message = "requests wait for answers by several annotators: say who you are, by --annotator NAME"
+            raise click.UsageError(message)
+        given = Terminal(log, settings.topics.answers, annotator or "terminal", choices).answer_all(waiting)
     click.echo(f"{counted(given, 'answer')} given")
 
 
@@ -902,7 +938,7 @@ def status(as_json: bool, config: Path | None) -> None:
     from dataclasses import asdict
 
     from streamal.messages import to_iso
-    from streamal.service.inspection import quality_in_words
+    from streamal.service.inspection import agreement_in_words, quality_in_words
 
     settings = settings_of(config)
     with opened(settings) as log:
@@ -931,8 +967,56 @@ def status(as_json: bool, config: Path | None) -> None:
     show_table(found)
     if pause:
         click.echo(f"Paused by {pause.by} at {to_iso(pause.at)}: nothing is asked until `streamal resume`.")
-    for line in quality_in_words(estimates):
+    for line in (*quality_in_words(estimates), *agreement_in_words(estimates.alpha)):
         click.echo(line)
+
+
+@main.command(epilog=examples("streamal annotators", "streamal annotators --json"))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@config_option
+def annotators(as_json: bool, config: Path | None) -> None:
+    """Show how far the annotators agree, and who errs how often.
+
+    It goes over the votes on all requests that have ended, where several annotators answered each, and may run beside
+    the service.
+    """
+    from dataclasses import asdict
+
+    settings = settings_of(config)
+    with opened(settings) as log:
+        found = inspection_of(settings, log).agreement()
+    if as_json:
+        import orjson
+
+        click.echo(orjson.dumps(asdict(found)))
+    elif found.requests:
+        _print_annotators(found)
+    else:
+        click.echo("No request has had several answers; annotation.answers_per_request says how many each waits for.")
+
+
+def _print_annotators(agreement: Agreement) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    found = Table("annotator", caption="agrees with most of the others; accuracy is an estimate")
+    for column in ("answers", "unsure", "invalid", "agrees", "accuracy"):
+        found.add_column(column, justify="right")
+    for one in agreement.annotators:
+        shares = ("-" if share is None else f"{share:.1%}" for share in (one.agreed, one.accuracy))
+        found.add_row(one.name, *(f"{count:,}" for count in (one.answers, one.unsure, one.invalid)), *shares)
+    Console().print(found)
+    given = f"{counted(agreement.answers, 'answer')} to {counted(agreement.requests, 'request')}"
+    click.echo(f"{given}; agreement, from 0 for chance to 1:")
+    for name, value in (
+        ("Krippendorff's alpha", agreement.alpha),
+        ("Krippendorff's alpha where chance alone asked", agreement.audit_alpha),
+        ("Cohen's kappa", agreement.kappa),
+    ):
+        if value is not None:
+            click.echo(f"  {name}: {value:.2f}")
+    if agreement.note:
+        click.echo(agreement.note)
 
 
 @main.command(

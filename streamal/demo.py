@@ -108,7 +108,7 @@ class Demo:
         self._topics = settings.topics
         self._writer = log.writer("demo")
         self._answers: deque[tuple[float, Append]] = deque()
-        self._oracle = Oracle(error=MISTAKES)
+        self._oracles = Oracle(error=MISTAKES).team(settings.annotation.answers_per_request)
         self._requests = self._follow(self._topics.label_requests)
         self._predictions = self._follow(self._topics.predictions)
         self.lateness = round(len(rows) / seconds * (ANSWER_AFTER + ROUND_TRIP))
@@ -151,9 +151,10 @@ class Demo:
             found = orjson.loads(record.value or b"")
             self.service.asked, self.service.seen = found["budget"]["asked"], found["budget"]["seen"]
             offset = found["offset"]
-            label = self._oracle.answer(offset, self._row(offset).label, CLASSES)
-            value = orjson.dumps({"request_id": found["request_id"], "label": label, "annotator": "simulated"})
-            self._answers.append((now + ANSWER_AFTER, Append(self._topics.answers, 0, value, None, SCHEMA_HEADERS)))
+            for oracle in self._oracles:
+                label = oracle.answer(offset, self._row(offset).label, CLASSES)
+                value = orjson.dumps({"request_id": found["request_id"], "label": label, "annotator": oracle.name})
+                self._answers.append((now + ANSWER_AFTER, Append(self._topics.answers, 0, value, None, SCHEMA_HEADERS)))
         due = []
         while self._answers and self._answers[0][0] <= now:
             due.append(self._answers.popleft()[1])

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from streamal.messages import DeadLetter, LabelRequest, Moments, Outcome, Prediction
+from streamal.messages import DeadLetter, LabelRequest, Moments, Outcome, Prediction, Vote
 
 DriftSource = Literal["errors", "utilities", "features"]
 """What was seen to change: how often the model errs, how much the strategy wants answers, or the mean of a feature."""
@@ -50,6 +50,13 @@ class RequestResolved:
 
     outcome: Outcome
     latency: float
+
+
+@dataclass(frozen=True, slots=True)
+class VoteTaken:
+    """One of several annotators answered a request that waits for more; the vote goes to the log."""
+
+    vote: Vote
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +158,7 @@ Event = (
     InstancesDecided
     | LabelRequested
     | RequestResolved
+    | VoteTaken
     | RequestSkipped
     | RecordRefused
     | AnswerForwarded

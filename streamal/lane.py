@@ -20,13 +20,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from streamal.events import Event, InstancesDecided, LabelRequested, RequestResolved
+from streamal.events import Event, InstancesDecided, LabelRequested, RequestResolved, VoteTaken
 from streamal.learning.fold import Fold
 from streamal.learning.lookahead import Lookahead
 from streamal.learning.model import Model
 from streamal.learning.moments import MomentAccumulator
 from streamal.messages import (
     MAX_CLASSES,
+    OPINIONS,
     Answer,
     AnswerKind,
     Features,
@@ -39,6 +40,7 @@ from streamal.messages import (
     Prediction,
     Reason,
     Task,
+    Vote,
 )
 from streamal.pending import PendingRequests
 from streamal.pooling import Window
@@ -47,6 +49,7 @@ from streamal.selection.coin import Coin
 from streamal.selection.exploration import Exploration
 from streamal.selection.registry import build
 from streamal.selection.strategy import Candidate, Choice, Proposal, QueryStrategy, Standing, StrategySpec
+from streamal.voting import revises, verdict, why_repeated
 
 CLOCK_AHEAD: Final = 60.0
 """Seconds a record's timestamp may be ahead of this machine's clock; more would end a period before its time."""
@@ -72,7 +75,8 @@ Asked = tuple[float, float, Reason, bool | None]
 class SamplingPlan:
     """How one partition is sampled.
 
-    `serve` asks for the served model's prediction of every instance; otherwise only requests carry one.
+    `serve` asks for the served model's prediction of every instance; otherwise only requests carry one. `answers` is
+    how many annotators a request waits for: each costs what an instance's label does.
     """
 
     budget: BudgetPlan
@@ -83,10 +87,14 @@ class SamplingPlan:
     seed: int = 0
     task: Task = "classification"
     serve: bool = False
+    answers: int = 1
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as a JSON object, for the audit."""
-        return asdict(self)
+        found = asdict(self)
+        if self.answers == 1:
+            del found["answers"]  # as it was before there could be several
+        return found
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> SamplingPlan:
@@ -191,6 +199,7 @@ class Lane:
         outcomes: Sequence[Outcome],
         recent: Sequence[Instance],
         adopted: Sequence[LabelRequest] = (),
+        votes: Sequence[Vote] = (),
     ) -> None:
         """Go on where the former owner of the partition stopped; called once, before anything else."""
         if ledger is not None:
@@ -199,6 +208,8 @@ class Lane:
             self.pending.add(request)
         for outcome in outcomes:
             self.pending.remove(outcome)
+        for vote in votes:
+            self.pending.count(vote)
         self._adopted = {request.offset: request for request in adopted}
         self._adopted_end = max(self._adopted, default=-1) + 1
         if self._strategy.recalls:
@@ -329,16 +340,20 @@ class Lane:
         elif made is not None:
             asked = True
         else:
-            refusal = budget.refusal(instance.cost, pending, free=reason != "uncertainty")
+            refusal = budget.refusal(self._price(instance), pending, free=reason != "uncertainty")
             asked = refusal is None
             if refusal is not None:
                 declined[refusal] += 1
         self._strategy.update(instance.features, prediction, proposal, asked=asked)
         if reason is None or not asked:
             return None
-        budget.spend(instance.cost, explored=drawn)
+        budget.spend(self._price(instance), explored=drawn)
         exploration.done |= drawn
         return utility, propensity, reason, would_select
+
+    def _price(self, instance: Instance) -> float:
+        """Return what all answers about an instance cost."""
+        return instance.cost * self._plan.answers
 
     def _end_window(self, window: Window, end: int, declined: Counter[str], now: float) -> list[Event]:
         """Ask about the best of the window, as many as the tokens allow, and decline the rest."""
@@ -354,11 +369,11 @@ class Lane:
         declined["low_utility"] += len(instances) - len(choices)
         for place, utility, propensity, synthetic in choices:
             instance = instances[place]
-            refusal = self._budget.refusal(instance.cost, len(self.pending), free=False)
+            refusal = self._budget.refusal(self._price(instance), len(self.pending), free=False)
             if refusal is not None:
                 declined[refusal] += 1
                 continue
-            self._budget.spend(instance.cost, explored=False)
+            self._budget.spend(self._price(instance), explored=False)
             asked: Asked = utility, propensity, "uncertainty", True
             events += self._request(instance, None, asked, now, synthetic)
         return events
@@ -370,7 +385,7 @@ class Lane:
         for made in [made for made in self._adopted.values() if made.offset <= end]:
             forgotten = Instance(made.offset, 0.0, made.instance_id, made.features, made.display)
             instance = held.pop(made.offset, forgotten)
-            self._budget.spend(instance.cost, explored=False)
+            self._budget.spend(self._price(instance), explored=False)
             events += self._request(instance, None, (made.utility, made.propensity, made.reason, None), now)
         declined["low_utility"] += len(held)
         return events
@@ -418,6 +433,7 @@ class Lane:
             expires_at=None if plan.expiry is None else round(now + plan.expiry, 3),
             budget={"seen": self.seen, "asked": self.asked, "allowed": round(self.allowed, 9)},
             synthetic=synthetic is not None,
+            answers=self._plan.answers,
         )
         return self._await(request, instance, now)
 
@@ -434,27 +450,57 @@ class Lane:
         classes = self._fold.model.classes
         return not isinstance(label, str) or label in classes or len(classes) < MAX_CLASSES
 
-    def resolve(self, offset: int, answer: Answer, now: float) -> RequestResolved:
-        """End a waiting request by an answer."""
+    def why_no_vote(self, offset: int, answer: Answer) -> tuple[str, str] | None:
+        """Return reason and message for an answer that a waiting request cannot count, None where it can."""
+        request = self.pending.get(offset)
+        if request is None or request.answers == 1 or answer.kind not in OPINIONS:
+            return None
+        if not answer.annotator:
+            message = (
+                f"the request waits for answers by {request.answers} different annotators, and this one does not say "
+                "whose it is: send `annotator` with each answer"
+            )
+            return "missing_annotator", message
+        votes = self.pending.votes(offset)
+        return None if revises(votes, answer) else why_repeated(votes, answer)
+
+    def resolve(self, offset: int, answer: Answer, now: float) -> RequestResolved | VoteTaken:
+        """End a waiting request by an answer, or count it if it is one of several and not the last."""
         request = self.pending.get(offset)
         if request is None:
             message = f"request {answer.request_id} does not wait for an answer"
             raise LookupError(message)
-        return self._end(request, ENDINGS[answer.kind], answer.label, answer.annotator, now, answer.revision)
+        if request.answers == 1 or answer.kind == "cancel":
+            return self._end(request, ENDINGS[answer.kind], answer.label, answer.annotator, now, answer.revision)
+        vote = self._vote(offset, answer, now)
+        self.pending.count(vote)
+        if len(self.pending.votes(offset)) < request.answers:
+            return VoteTaken(vote)
+        return self._conclude(request, now)
+
+    def _vote(self, offset: int, answer: Answer, now: float) -> Vote:
+        name = answer.annotator or ""
+        return Vote(self._partition, offset, name, answer.kind, answer.label, answer.revision, round(now, 3))
+
+    def _conclude(self, request: LabelRequest, now: float) -> RequestResolved:
+        """End a request by the votes there are."""
+        kind, label = verdict(self.pending.votes(request.offset))
+        return self._end(request, ENDINGS[kind], label, None, now)
 
     def corrects(self, offset: int, answer: Answer) -> bool:
         """Say whether an answer is a later revision of one that ended the request not long ago."""
         before = self.pending.gone(offset)
-        return (
-            before is not None
-            and before.kind not in ("expired", "cancelled")
-            and answer.kind in ("label", "unsure", "invalid")
-            and answer.revision > before.revision
-            and (answer.label, answer.kind != "label") != (before.label, not before.teaches)
-        )
+        if before is None or before.kind in ("expired", "cancelled") or answer.kind not in OPINIONS:
+            return False
+        if before.votes:
+            return revises(before.votes, answer)
+        return answer.revision > before.revision and answer.label != before.label
 
     def correct(self, offset: int, answer: Answer, now: float) -> RequestResolved:
-        """Correct what an earlier revision said; called only if the answer `corrects`."""
+        """Correct what an earlier revision said; called only if the answer `corrects`.
+
+        One vote of several is counted anew with the others, and often the label stands.
+        """
         before = self.pending.gone(offset)
         if before is None:
             message = f"request {answer.request_id} has not been answered, so there is nothing to correct"
@@ -467,6 +513,14 @@ class Lane:
             revision=answer.revision,
             resolved_at=round(now, 3),
         )
+        if before.votes:
+            latest = self._vote(offset, answer, now)
+            votes = tuple(latest if vote.annotator == latest.annotator else vote for vote in before.votes)
+            _, label = verdict(votes)
+            kind: OutcomeKind = "confirmed" if label == before.label else "corrected"
+            corrected = replace(
+                corrected, kind=kind, label=label, annotator=None, revision=before.revision + 1, votes=votes
+            )
         self.pending.remove(corrected)
         self._strategy.resolved(corrected)
         return RequestResolved(corrected, max(0.0, now - before.requested_at))
@@ -480,15 +534,21 @@ class Lane:
             return "expired", "the request's time was up before this answer came"
         if gone.kind == "cancelled" and answer.kind != "cancel":
             return "cancelled", "the request was taken back before this answer came"
-        if answer.kind == "label" and (not gone.teaches or gone.label != answer.label):
+        if gone.votes:
+            ended = "ended", "the request ended before this answer came: it had all of them, or its time was up"
+            return (why_repeated(gone.votes, answer) if answer.kind in OPINIONS else None) or ended
+        if answer.kind == "label" and gone.label != answer.label:
             message = "the request was answered differently before; the first answer counts, unless a later `revision`"
             return "conflict", message
         return "duplicate", "the request was answered before"
 
     def expire(self, now: float) -> list[RequestResolved]:
-        """End the requests whose time is up."""
+        """End the requests whose time is up, by what votes there are."""
         events = []
         for request in self.pending.expired(now):
+            if self.pending.votes(request.offset):
+                events.append(self._conclude(request, now))
+                continue
             self._budget.refund()
             events.append(self._end(request, "expired", None, None, now))
         return events
@@ -522,6 +582,7 @@ class Lane:
             annotator=annotator,
             revision=revision,
             synthetic=request.synthetic,
+            votes=self.pending.votes(request.offset),
         )
         self.pending.remove(outcome)
         self._strategy.resolved(outcome)

@@ -70,6 +70,13 @@ RESOLVED: Final = {
     "resolved_at": TEXT,
     "annotator": (str, ABSENT),
 }
+VOTED: Final[Mapping[str, tuple[type, ...]]] = {
+    "annotator": TEXT,
+    "kind": TEXT,
+    "label": (str, float, int, ABSENT),
+    "revision": COUNT,
+    "at": TEXT,
+}
 MALFORMED: Final = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)
 """What reading a value that is not of the expected form may raise."""
 
@@ -83,8 +90,10 @@ Task = Literal["classification", "regression"]
 
 Reason = Literal["uncertainty", "exploration", "cold_start", "coverage", "drift", "rare_class"]
 AnswerKind = Literal["label", "skip", "unsure", "invalid", "cancel"]
-OutcomeKind = Literal["learned", "abstained", "invalid", "expired", "cancelled", "corrected"]
+OutcomeKind = Literal["learned", "abstained", "invalid", "expired", "cancelled", "corrected", "confirmed"]
 OUTCOME_KINDS: Final = frozenset(get_args(OutcomeKind))
+OPINIONS: Final = frozenset({"label", "unsure", "invalid"})
+"""The kinds of answers that say something of the instance; the others are about the request."""
 
 
 VALUE: Final = ""
@@ -140,6 +149,50 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Vote:
+    """One annotator's opinion on a request that waits for several; `at` is when it was matched, in seconds since 1970.
+
+    `kind` is one of `OPINIONS`, and `label` None unless it is `label`. On `outcomes` a vote is a record of its own
+    until the request ends; then its outcome holds all of them.
+    """
+
+    partition: int
+    offset: int
+    annotator: str
+    kind: AnswerKind
+    label: Label | None
+    revision: int
+    at: float
+
+    @property
+    def request_id(self) -> str:
+        """`<partition>-<instance offset>`."""
+        return f"{self.partition}-{self.offset}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return who said what, and when, as a JSON object."""
+        return {
+            "annotator": self.annotator,
+            "kind": self.kind,
+            "label": self.label,
+            "revision": self.revision,
+            "at": to_iso(self.at),
+        }
+
+    def encode(self) -> bytes:
+        """Return the value of the record on `outcomes`."""
+        return orjson.dumps(
+            {
+                "kind": "vote",
+                "request_id": self.request_id,
+                "partition": self.partition,
+                "offset": self.offset,
+                "vote": self.as_json(),
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class LabelRequest:
     """The question put to the annotators, with all that decided it.
 
@@ -149,6 +202,7 @@ class LabelRequest:
     says when that was, even where the instance came some time before. Times are in seconds since 1970.
 
     The features of a `synthetic` one were made, not met: the instance that `offset` names is only the nearest real one.
+    `answers` is how many annotators have to answer it.
     """
 
     partition: int
@@ -167,6 +221,7 @@ class LabelRequest:
     expires_at: float | None
     budget: Mapping[str, float]
     synthetic: bool = False
+    answers: int = 1
 
     @property
     def request_id(self) -> str:
@@ -194,6 +249,7 @@ class LabelRequest:
                 "expires_at": None if self.expires_at is None else to_iso(self.expires_at),
                 "budget": self.budget,
                 **({"synthetic": True} if self.synthetic else {}),
+                **({"answers": self.answers} if self.answers > 1 else {}),
             }
         )
 
@@ -228,6 +284,7 @@ class LabelRequest:
             expires_at=None if found["expires_at"] is None else from_iso(found["expires_at"]),
             budget=found["budget"],
             synthetic=found.get("synthetic", False),
+            answers=found.get("answers", 1),
         )
 
 
@@ -237,6 +294,8 @@ class Outcome:
 
     `corrected` follows an earlier outcome of the same request: its label is the later revision of the answer, None
     where it was taken back. What was learned before stays learned; the model learns the corrected example as well.
+    Where several annotators were asked, `label` is what most of `votes` say and `annotator` is None; `confirmed` then
+    follows an outcome whose label stands although one of them said something else later.
     `prediction`, `model_version`, `utility` and `propensity` are those of the moment of asking. A `synthetic` one is
     learned like any other, and says nothing about the stream.
     """
@@ -260,6 +319,7 @@ class Outcome:
     annotator: str | None
     revision: int = 0
     synthetic: bool = False
+    votes: tuple[Vote, ...] = ()
 
     @property
     def request_id(self) -> str:
@@ -295,6 +355,7 @@ class Outcome:
                 "annotator": self.annotator,
                 "revision": self.revision,
                 **({"synthetic": True} if self.synthetic else {}),
+                **({"votes": [vote.as_json() for vote in self.votes]} if self.votes else {}),
             }
         )
 
@@ -313,7 +374,11 @@ class Moments:
         return orjson.dumps({"kind": "moments", "partition": self.partition, "count": self.count, "moments": moments})
 
 
-def decode_outcome(value: bytes) -> Outcome | Moments:
+Recorded = Outcome | Vote | Moments
+"""What a record of `outcomes` holds."""
+
+
+def decode_outcome(value: bytes) -> Recorded:
     """Read back a record of `outcomes`; floats come back bit for bit.
 
     >>> decode_outcome(Moments(0, 2, {"x": Moment(2, 0.1, 0.02)}).encode()).moments["x"].mean
@@ -324,7 +389,11 @@ def decode_outcome(value: bytes) -> Outcome | Moments:
     """
     try:
         found = orjson.loads(value)
-        return _moments(found) if found["kind"] == "moments" else _outcome(_checked(found, RESOLVED))
+        if found["kind"] == "moments":
+            return _moments(found)
+        if found["kind"] == "vote":
+            return _vote(found["partition"], found["offset"], found["vote"])
+        return _outcome(_checked(found, RESOLVED))
     except MALFORMED as error:
         raise ValueError(f"this is no outcome ({type(error).__name__})") from None
 
@@ -344,6 +413,8 @@ def _checked(found: dict[str, Any], types: Mapping[str, tuple[type, ...]]) -> di
         raise TypeError("features")
     if type(found.get("synthetic", False)) is not bool:
         raise TypeError("synthetic")
+    if type(found.get("answers", 1)) is not int:
+        raise TypeError("answers")
     return found
 
 
@@ -353,6 +424,25 @@ def _moments(found: Mapping[str, Any]) -> Moments:
     if not all(type(number) in NUMBER for number in (found["partition"], found["count"], *numbers)):
         raise TypeError("moments")
     return Moments(found["partition"], found["count"], moments)
+
+
+def _vote(partition: int, offset: int, found: Mapping[str, Any]) -> Vote:
+    for name, expected in VOTED.items():
+        if type(found[name]) not in expected:
+            raise TypeError(name)
+    if not all(type(number) is int and number >= 0 for number in (partition, offset)):
+        raise TypeError("offset")
+    if found["kind"] not in OPINIONS or (found["label"] is None) is (found["kind"] == "label"):
+        raise ValueError("kind")
+    return Vote(
+        partition=partition,
+        offset=offset,
+        annotator=found["annotator"],
+        kind=found["kind"],
+        label=found["label"],
+        revision=found["revision"],
+        at=from_iso(found["at"]),
+    )
 
 
 def _outcome(found: Mapping[str, Any]) -> Outcome:
@@ -378,6 +468,7 @@ def _outcome(found: Mapping[str, Any]) -> Outcome:
         annotator=found["annotator"],
         revision=found.get("revision", 0),
         synthetic=found.get("synthetic", False),
+        votes=tuple(_vote(found["partition"], found["offset"], vote) for vote in found.get("votes", ())),
     )
 
 

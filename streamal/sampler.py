@@ -22,6 +22,7 @@ from streamal.events import (
     RecordRefused,
     RequestResolved,
     RequestSkipped,
+    VoteTaken,
 )
 from streamal.lane import Lane, SamplingPlan
 from streamal.learning.fold import Fold
@@ -31,8 +32,9 @@ from streamal.messages import (
     DeadLetter,
     Instance,
     LabelRequest,
-    Moments,
     Outcome,
+    Recorded,
+    Vote,
     parse_request_id,
 )
 
@@ -44,7 +46,7 @@ class Handover:
     `ledger` is None for a partition without a history. `requests` are the label requests since the oldest pending
     one, in order; `outcomes` those of this partition since then. `recent` are the last instances before the position,
     to warm soft state with and to fill the open window. `adopted` are requests that a torn transaction left, about
-    instances of that window or still to come.
+    instances of that window or still to come; `votes` are those on requests that still wait.
     """
 
     ledger: dict[str, Any] | None = None
@@ -52,6 +54,7 @@ class Handover:
     outcomes: Sequence[Outcome] = ()
     recent: Sequence[Instance] = ()
     adopted: Sequence[LabelRequest] = ()
+    votes: Sequence[Vote] = ()
 
 
 class SelectiveSampler:
@@ -80,7 +83,9 @@ class SelectiveSampler:
     def open(self, partition: int, handover: Handover) -> Lane:
         """Take over a partition."""
         lane = Lane(self._plans[partition], partition, self._fold)
-        lane.take_over(handover.ledger, handover.requests, handover.outcomes, handover.recent, handover.adopted)
+        lane.take_over(
+            handover.ledger, handover.requests, handover.outcomes, handover.recent, handover.adopted, handover.votes
+        )
         self.lanes[partition] = lane
         return lane
 
@@ -111,7 +116,7 @@ class SelectiveSampler:
 
     def _match(
         self, partition: int, target: int, offset: int, answer: Answer, now: float
-    ) -> RequestResolved | RequestSkipped | RecordRefused:
+    ) -> RequestResolved | VoteTaken | RequestSkipped | RecordRefused:
         lane = self.lanes[partition]
         waits = target == partition and lane.pending.get(offset) is not None
         if not waits and not (target == partition and lane.corrects(offset, answer)):
@@ -121,6 +126,8 @@ class SelectiveSampler:
         if answer.label is not None and not lane.takes(answer.label):
             message = f"the model has learned {MAX_CLASSES} classes and takes no further ones; see model.classes"
             return RecordRefused(DeadLetter(answer.received, "too_many_classes", message))
+        if waits and (refusal := lane.why_no_vote(offset, answer)) is not None:
+            return RecordRefused(DeadLetter(answer.received, *refusal))
         return lane.resolve(offset, answer, now) if waits else lane.correct(offset, answer, now)
 
     def tick(self, now: float) -> list[Event]:
@@ -132,7 +139,7 @@ class SelectiveSampler:
                 events.append(MomentsTaken(moments))
         return events
 
-    def fold(self, records: Iterable[tuple[int, Outcome | Moments]]) -> list[FoldEvent]:
+    def fold(self, records: Iterable[tuple[int, Recorded]]) -> list[FoldEvent]:
         """Fold records of `outcomes` with their offsets, in order."""
         before = self._fold.version
         events = self._fold.fold(records)

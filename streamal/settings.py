@@ -330,7 +330,7 @@ class Instance(Section):
     max_features: int = Field(default=1_000, ge=1, le=100_000)
     """Features of an instance, more are refused: a model remembers every name it has ever met."""
     cost: float | str = 1.0
-    """What one label costs, in the unit of the cost limits: a number, or the name of a feature that holds it."""
+    """What one answer costs, in the unit of the cost limits: a number, or the name of a feature that holds it."""
 
     @field_validator("cost", mode="before")
     @classmethod
@@ -376,7 +376,7 @@ class Limit(Section):
     count: int | None = Field(default=None, ge=1)
     """Labels per period."""
     cost: float | None = Field(default=None, gt=0)
-    """Sum of instance.cost per period."""
+    """Sum of instance.cost per period, once for each answer that is asked for."""
     per: Duration = Field(default=86400.0, gt=0)
     """The period, on the records' timestamps; a day if it is left out."""
 
@@ -432,6 +432,15 @@ class Strategy(Section):
     """Of the coin; the same seed and stream give the same decisions."""
     parameters: dict[str, Any] = {}
     """The strategy's own."""
+
+
+class Annotation(Section):
+    """How the annotators' answers are put together."""
+
+    answers_per_request: int = Field(default=1, ge=1, le=9)
+    """Annotators who have to answer each request; the model learns once, what most of them say. Each request costs so
+    many answers: cost limits count them all, budget.rate and everything else counts requests.
+    """
 
 
 class Drift(Section):
@@ -546,6 +555,7 @@ class Settings(BaseSettings):
     model: Model = Model()
     budget: Budget = Budget()
     strategy: Strategy = Strategy()
+    annotation: Annotation = Annotation()
     drift: Drift = Drift()
     delivery: Delivery = Delivery()
     snapshot: Snapshot = Snapshot()

@@ -36,20 +36,22 @@ TARDY: Final = 0.05
 class Reply(NamedTuple):
     """One answer: the value's fields, and whether it goes to another partition than the request lay in."""
 
-    fields: Mapping[str, str]
+    fields: Mapping[str, Any]
     misdirected: bool
 
 
-def replies(request_id: str, truth: str, classes: Sequence[str]) -> list[Reply]:
-    """Return what is said to a request, in this order; the same for the same request.
+def replies(request_id: str, truth: str, classes: Sequence[str], annotator: str = "") -> list[Reply]:
+    """Return what is said to a request, in this order; the same for the same request, and annotator if one is named.
+
+    One with a name changes their mind now and then.
 
     >>> replies("0-6", "up", ["down", "up"])
     [Reply(fields={'request_id': '0-6', 'kind': 'invalid'}, misdirected=True)]
     """
-    draw = random.Random(request_id)
+    draw = random.Random(request_id + annotator)
     if draw.random() < SILENT:
         return []
-    said: list[dict[str, str]] = []
+    said: list[dict[str, Any]] = []
     if draw.random() < 0.04:
         said.append({"request_id": request_id, "kind": "skip"})
     mood = draw.random()
@@ -62,6 +64,10 @@ def replies(request_id: str, truth: str, classes: Sequence[str]) -> list[Reply]:
         said.append({"request_id": request_id, "label": classes[label == classes[0]]})
     if draw.random() < 0.03:
         said.append({"request_id": UNKNOWN, "label": label})
+    if annotator:
+        said = [fields | {"annotator": annotator} for fields in said]
+        if draw.random() < 0.15:
+            said.append(said[-1] | {"kind": "label", "label": draw.choice(classes), "revision": draw.randrange(3)})
     return [Reply(fields, draw.random() < 0.12) for fields in said]
 
 

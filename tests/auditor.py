@@ -1,8 +1,9 @@
 """The auditor of stories and simulations: reads all that was committed, checks each promise against the log alone.
 
 Every instance decided once, every request within the budget at every prefix and made once, every answer accounted for,
-the first valid answer to a request learned and learned once, every refusal with its reason and position, and every
-prediction in a request bit-equal to that of a fold of `outcomes` up to the version it names.
+the first valid answer to a request, or what most of several say, learned and learned once, every refusal with its
+reason and position, and every prediction in a request bit-equal to that of a fold of `outcomes` up to the version it
+names.
 """
 
 from __future__ import annotations
@@ -25,13 +26,24 @@ from streamal.errors import BadRecord
 from streamal.learning import snapshot
 from streamal.learning.fold import Fold
 from streamal.learning.model import Model
-from streamal.messages import Answer, Features, LabelRequest, Moments, Outcome, decode_outcome, parse_request_id
+from streamal.messages import (
+    Answer,
+    Features,
+    Label,
+    LabelRequest,
+    Moments,
+    Outcome,
+    Vote,
+    decode_outcome,
+    parse_request_id,
+)
 from streamal.pooling import fitting
 from streamal.service.ledgers import Topics, decode_metadata
 from streamal.service.verify import verify
 from streamal.settings import Settings
 from streamal.transport.log import Log, Record, TopicPartition
 
+REVISED = ("corrected", "confirmed")
 KINDS = {"label": "learned", "unsure": "abstained", "invalid": "invalid", "cancel": "cancelled"}
 
 
@@ -67,6 +79,7 @@ class Findings:
     instances: int = 0
     requests: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+    votes: Counter[str] = field(default_factory=Counter)
     letters: Counter[str] = field(default_factory=Counter)
     forwarded: int = 0
     skipped: int = 0
@@ -122,7 +135,7 @@ def requests_of(stage: Audited) -> dict[str, LabelRequest]:
 
 
 def outcomes_of(stage: Audited) -> Iterator[tuple[int, Outcome]]:
-    """Yield the outcomes with their offsets, without moments."""
+    """Yield the outcomes with their offsets, without moments and votes."""
     for record in stage.tape(stage.topics.outcomes).records():
         outcome = decode_outcome(record.value or b"")
         if isinstance(outcome, Outcome):
@@ -209,15 +222,22 @@ def check_answers(
 ) -> None:
     """Check that each answer became an outcome, a dead letter, a copy on the right partition, or a skip."""
     outcomes: dict[str, Outcome] = {}
+    last: dict[str, Outcome] = {}
     for _, outcome in outcomes_of(stage):
         assert outcome.request_id in requests, "an outcome without a request"
-        assert outcome.request_id not in outcomes, f"request {outcome.request_id} was resolved twice"
-        outcomes[outcome.request_id] = outcome
-        found.outcomes[outcome.kind] += 1
+        if outcome.kind in REVISED:
+            assert outcome.revision == last[outcome.request_id].revision + 1
+            found.votes[outcome.kind] += 1
+        else:
+            assert outcome.request_id not in outcomes, f"request {outcome.request_id} was resolved twice"
+            outcomes[outcome.request_id] = outcome
+            found.outcomes[outcome.kind] += 1
+        last[outcome.request_id] = outcome
     decode = AnswerDecoder(assemble.build_model(stage.settings).task, stage.settings.model.classes)
     times = [answer_times(stage, partition) for partition in range(stage.count)]
     expected: set[Letter] = set()
     first: dict[str, Answer] = {}
+    polls: dict[str, dict[str, Answer]] = {identity: {} for identity, made in requests.items() if made.answers > 1}
     astray: Counter[tuple[int, bytes]] = Counter()
     copies: Counter[tuple[int, bytes]] = Counter()
     for record in stage.tape(stage.topics.answers).records():
@@ -232,6 +252,16 @@ def check_answers(
             copies[record.partition, record.value or b""] += 1
         if target != record.partition and target < stage.count:
             astray[target, record.value or b""] += 1
+        elif answer.request_id in polls:
+            ending, votes = outcomes[answer.request_id], polls[answer.request_id]
+            late = times[record.partition](record.offset) > ending.resolved_at
+            ended = late or len(votes) == requests[answer.request_id].answers
+            if reason := ballot(answer, votes, ended=ended):
+                expected.add(Letter(*place, reason))
+            elif answer.kind == "skip":
+                found.skipped += 1
+            else:
+                found.votes["taken"] += 1
         elif reason := verdict(answer, times[record.partition](record.offset), first, requests, outcomes):
             expected.add(Letter(*place, reason))
         elif answer.kind == "skip":
@@ -240,12 +270,68 @@ def check_answers(
     refused = {letter for letter in letters if letter.topic == stage.topics.answers}
     assert refused == expected, f"refused answers differ: {sorted(refused ^ expected)[:5]}"
     answered = {request_id for request_id, outcome in outcomes.items() if outcome.kind != "expired"}
-    assert answered == set(first), "an answer was lost, or an outcome has no answer"
+    polled = {request_id for request_id, votes in polls.items() if votes}
+    assert answered == set(first) | polled, "an answer was lost, or an outcome has no answer"
+    check_votes(stage, requests, polls, outcomes, last, found)
     for request_id, answer in first.items():
         outcome = outcomes[request_id]
         assert (outcome.kind, outcome.label) == (KINDS[answer.kind], answer.label), "the first answer must win"
         assert outcome.features == requests[request_id].features
     found.forwarded = sum(copies.values())
+
+
+def check_votes(
+    stage: Audited,
+    requests: Mapping[str, LabelRequest],
+    polls: Mapping[str, Mapping[str, Answer]],
+    endings: Mapping[str, Outcome],
+    last: Mapping[str, Outcome],
+    found: Findings,
+) -> None:
+    """Check that each vote is on the log, in a record of its own or in the outcome it led to, and what most say."""
+    records = [decode_outcome(record.value or b"") for record in stage.tape(stage.topics.outcomes).records()]
+    led = found.votes["corrected"] + found.votes["confirmed"]
+    for request_id, votes in polls.items():
+        said = [(name, vote.kind, vote.label, vote.revision) for name, vote in votes.items()]
+        kept = [(vote.annotator, vote.kind, vote.label, vote.revision) for vote in last[request_id].votes]
+        assert kept == said, "a vote was lost, or changed"
+        assert last[request_id].label == most([label for _, kind, label, _ in said if kind != "unsure"])
+        complete = len(votes) == requests[request_id].answers
+        led += complete
+        found.votes["early"] += not complete and bool(votes)
+        assert endings[request_id].features == requests[request_id].features
+    assert found.votes["taken"] == led + sum(isinstance(record, Vote) for record in records), "a vote was counted twice"
+
+
+def most(said: Sequence[Label | None]) -> Label | None:
+    """Return what was said most often, None for invalid; of several the one that was said first.
+
+    >>> most(["b", "a", "a", None]), most(["b", "a"]), most([])
+    ('a', 'b', None)
+    """
+    return max(said, key=lambda label: (said.count(label), -said.index(label)), default=None)
+
+
+def ballot(answer: Answer, votes: dict[str, Answer], *, ended: bool) -> str | None:
+    """Return why one of several answers must have been refused, None if it was not; takes note of the votes."""
+    name = answer.annotator or ""
+    before = votes.get(name)
+    if ended and not votes:
+        return "expired"
+    if answer.kind == "skip":
+        return "ended" if ended else None
+    if not name and not ended:
+        return "missing_annotator"
+    if before is None:
+        if not ended:
+            votes[name] = answer
+        return "ended" if ended else None
+    if (before.kind, before.label) == (answer.kind, answer.label):
+        return "duplicate"
+    if answer.revision <= before.revision:
+        return "conflict"
+    votes[name] = answer
+    return None
 
 
 def answer_times(stage: Audited, partition: int) -> Callable[[int], float]:

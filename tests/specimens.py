@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from heapq import heappop, heappush
 from random import Random
 from typing import Any, Final
 
 import orjson
 
-from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved
+from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved, VoteTaken
 from streamal.lane import SamplingPlan
 from streamal.learning import presets, snapshot
 from streamal.learning.allowed import Allowed
@@ -23,12 +23,13 @@ from streamal.messages import (
     Label,
     LabelRequest,
     Moment,
-    Moments,
     Outcome,
     Prediction,
     Received,
+    Recorded,
     Task,
     Value,
+    Vote,
     decode_outcome,
 )
 from streamal.sampler import Handover, SelectiveSampler
@@ -113,15 +114,23 @@ def _number(value: Value) -> float:
     return value
 
 
-def answer_to(request_id: str, label: Label | None = "usual", kind: Any = "label", partition: int = 0) -> Answer:
+def answer_to(
+    request_id: str,
+    label: Label | None = "usual",
+    kind: Any = "label",
+    partition: int = 0,
+    annotator: str | None = "someone",
+    revision: int = 0,
+) -> Answer:
     """Return a decoded answer; what it was decoded from is made up."""
     received = Received("answers", partition, 0, 0, b"key", b'{"made": "up"}', ())
-    return Answer(request_id, kind, label if kind == "label" else None, "someone", received)
+    return Answer(request_id, kind, label if kind == "label" else None, annotator, received, revision)
 
 
 class Partition:
     """One partition, whose answers come `delay` instances late; every `silent`-th request is never answered.
 
+    Where several annotators answer, each needs `delay` longer than the one before, and the second always errs.
     The log is kept as bytes, so that a successor gets exactly what it would read.
     """
 
@@ -133,7 +142,7 @@ class Partition:
         self.requests: list[bytes] = []
         self.outcomes: list[bytes] = []
         self.decided: list[InstancesDecided] = []
-        self._due: deque[tuple[int, str, str]] = deque()
+        self._due: list[tuple[int, int, str, str]] = []
         self._delay = delay
         self._silent = silent
 
@@ -157,21 +166,29 @@ class Partition:
             elif isinstance(event, LabelRequested):
                 self.requests.append(event.request.encode())
                 if not self._silent or len(self.requests) % self._silent:
-                    due = event.request.offset + self._delay
-                    self._due.append((due, event.request.request_id, truth(event.request.features)))
+                    self._await(event.request)
             elif isinstance(event, RequestResolved):
                 self._append(event.outcome)
+            elif isinstance(event, VoteTaken):
+                self._append(event.vote)
             elif isinstance(event, MomentsTaken):
                 self._append(event.moments)
+
+    def _await(self, request: LabelRequest) -> None:
+        for number in range(request.answers):
+            label = truth(request.features) if number != 1 else "rare"
+            due = request.offset + (number + 1) * self._delay
+            heappush(self._due, (due, len(self.requests) * request.answers + number, request.request_id, label))
 
     def settle(self, position: int) -> None:
         """Let what is due by now come in, and fold it."""
         while self._due and self._due[0][0] < position:
-            _, request_id, label = self._due.popleft()
-            self.take(self.sampler.answer(0, [answer_to(request_id, label)], float(position // STEP)))
+            _, number, request_id, label = heappop(self._due)
+            answer = answer_to(request_id, label, annotator=f"annotator {number % self.plan.answers}")
+            self.take(self.sampler.answer(0, [answer], float(position // STEP)))
         self.take(self.sampler.tick(float(position // STEP)))
 
-    def _append(self, record: Outcome | Moments) -> None:
+    def _append(self, record: Recorded) -> None:
         self.outcomes.append(record.encode())
         self.sampler.fold([(len(self.outcomes) - 1, record)])
 
@@ -186,6 +203,7 @@ class Partition:
             requests=requests[low:],
             outcomes=[outcome for outcome in found if isinstance(outcome, Outcome)],
             recent=recent,
+            votes=[vote for vote in found if isinstance(vote, Vote) and self.lane.pending.get(vote.offset) is not None],
         )
 
     def crash(self, model: Model, recent: Sequence[Instance] = ()) -> None:

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from served import PARTITIONS, RATE, ROWS, feed, requests_of, serve_stream, settings_in, until, write_config
+from served import PARTITIONS, RATE, ROWS, feed, requests_of, serve_stream, settings_in, stop, until, write_config
 from specimens import stream
 
 from streamal import assemble, cli, errors
@@ -725,3 +726,61 @@ def test_there_is_no_ledger_to_put_back_where_nothing_was_decided(tmp_path: Path
     call("topics", "create", "--config", config)
     assert "nothing was decided" in call("ledger", "recover", "--config", config).stdout
     assert "Nothing was decided" not in call("verify", "--config", config).stdout
+
+
+def test_several_annotators_are_asked_by_name_and_compared(tmp_path: Path) -> None:
+    settings = settings_in(tmp_path, annotation={"answers_per_request": 2}, model={"classes": ["rare", "usual"]})
+    config = write_config(settings, tmp_path)
+    log = assemble.open_log(settings)
+    feed(log, 60)
+    service = assemble.build_service(settings, log)
+    worker = threading.Thread(target=service.worker.run, name="worker")
+    worker.start()
+    board = service.reporter.board
+    try:
+        until(lambda: board.read().pending >= 4 and board.read().seen == 60, "all decided")
+        assert "--annotator NAME" in call("answer", "-c", config, code=2, input="q").stderr
+        assert "No request has had several answers" in call("annotators", "-c", config).stdout
+        waiting = board.read().pending
+        assert "4 answers given" in call("answer", "--annotator", "ada", "-c", config, input="1221q").stdout
+        until(
+            lambda: f"1 of {waiting - 4} " in call("answer", "--annotator", "ada", "-c", config, input="q").stdout, "4"
+        )
+        assert "4 answers given" in call("answer", "--annotator", "bob", "-c", config, input="1211q").stdout
+        until(lambda: board.read().answered == 4, "the requests ended")
+    finally:
+        stop(service, worker)
+    [found] = lines(call("annotators", "--json", "-c", config))
+    assert (found["requests"], found["answers"]) == (4, 8)
+    assert [(one["name"], one["answers"], one["agreed"]) for one in found["annotators"]] == [
+        ("ada", 4, 0.75),
+        ("bob", 4, 0.75),
+    ]
+    assert found["kappa"] == pytest.approx(0.5)
+    text = call("annotators", "-c", config).stdout
+    assert "Cohen's kappa: 0.50" in text
+    assert f"Krippendorff's alpha: {found['alpha']:.2f}" in text
+    assert max(map(len, text.splitlines())) <= WIDTH
+    [status] = lines(call("status", "--json", "-c", config))
+    assert status["estimates"]["alpha"] == pytest.approx(found["alpha"])
+    assert f"{found['alpha']:.2f} by Krippendorff's alpha" in call("status", "-c", config).stdout
+
+
+def test_what_several_answers_cost_is_said(tmp_path: Path, table: Path) -> None:
+    settings = settings_in(tmp_path, annotation={"answers_per_request": 3})
+    config = write_config(settings, tmp_path)
+    costs = "Each request costs 3 answers: 0.2 requests per instance are 0.6 answers."
+    for command in ("config check", "run --dry-run"):
+        assert costs in call(*command.split(), "-c", config).stdout
+    call("topics", "create", "-c", config)
+    call("budget", "set", "rate=0.1", "-c", config)
+    text = call("budget", "show", "-c", config).stdout
+    assert "0.1 requests per instance are 0.3 answers" in text
+    assert max(map(len, text.splitlines())) <= WIDTH
+    [shown] = lines(call("budget", "show", "--json", "-c", config))
+    assert shown["answers_per_request"]["in_force"] == 3
+    chosen = ("--answers-per-request", "3", "--annotator-error", "0.2")
+    [run] = lines(call("simulate", table, *chosen, "--json"))
+    assert (run["answers_per_request"], run["answers"]) == (3, 3 * run["asked"])
+    assert "20 labels allowed with 3 answers each" in call("simulate", table, *chosen).stdout
+    assert "Each request costs" not in call("config", "check").stdout

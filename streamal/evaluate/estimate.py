@@ -43,6 +43,7 @@ from itertools import islice
 from statistics import NormalDist, fmean
 from typing import Final
 
+from streamal.evaluate.agreement import alpha, labels
 from streamal.events import Event, ExampleLearned, InstancesDecided, LabelRequested, RequestResolved
 from streamal.messages import MAX_NUMBER, VALUE, Label, LabelRequest, Outcome, best_label
 from streamal.web.status import Estimate, Estimates, Improvement
@@ -94,7 +95,8 @@ class Asked:
     """One request of the window.
 
     `wanted` says whether the strategy or the loan asks or would have asked, None where nobody knows. `inverse` is that
-    of an audit's propensity, `span` the number of instances since the request before, this one included.
+    of an audit's propensity, `span` the number of instances since the request before, this one included; `said` the
+    labels that several annotators gave.
     """
 
     offset: int
@@ -106,6 +108,7 @@ class Asked:
     label: Label | None = None
     guess: str | None = None
     loss: float = 0.0
+    said: Sequence[Label] = ()
 
     @classmethod
     def of(cls, request: LabelRequest) -> Asked:
@@ -118,7 +121,7 @@ class Asked:
         """Take in what became of the request; a later revision counts, in whatever order they are heard of."""
         if outcome.revision < self.revision:
             return
-        self.revision, self.label = outcome.revision, outcome.label
+        self.revision, self.label, self.said = outcome.revision, outcome.label, labels(outcome.votes)
         if isinstance(outcome.label, str):
             self.guess = best_label(outcome.prediction)
             self.loss = -math.log(max(LEAST_LOSS, outcome.prediction.get(outcome.label, 0.0)))
@@ -402,6 +405,7 @@ class Estimator:
                 for name, stratum in (("selected", window.selected), ("rest", window.rest))
                 if stratum.asked
             },
+            alpha=alpha(asked.said for asked in self._asked.values()),
         )
         strata = window.strata
         if not strata:

@@ -91,7 +91,8 @@ def _known(results: Mapping[str, Sequence[Simulation]]) -> Table:
 
 
 def _title(runs: Sequence[Simulation]) -> str:
-    return f"{runs[0].model}, {runs[0].instances:,} instances, {runs[0].allowed:,.0f} labels allowed"
+    each = f" with {runs[0].answers_per_request} answers each" if runs[0].answers_per_request > 1 else ""
+    return f"{runs[0].model}, {runs[0].instances:,} instances, {runs[0].allowed:,.0f} labels allowed{each}"
 
 
 def _caption(runs: Sequence[Simulation]) -> str:

@@ -18,11 +18,11 @@ from streamal.annotate.oracle import Oracle
 from streamal.evaluate.estimate import Estimator
 from streamal.evaluate.prequential import Prequential
 from streamal.evaluate.stream import Row
-from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved
+from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved, VoteTaken
 from streamal.lane import SamplingPlan
 from streamal.learning.fold import Fold
 from streamal.learning.model import Model
-from streamal.messages import Answer, Instance, Label, Moments, Outcome, Prediction, Received
+from streamal.messages import Answer, Instance, Label, Prediction, Received, Recorded
 from streamal.sampler import Handover, SelectiveSampler
 from streamal.selection.budget import Limit
 from streamal.web.status import Estimates
@@ -50,8 +50,9 @@ class Simulation:
     """The result of one run.
 
     `max_overshoot` is the largest excess of `asked` over its bound at any prefix, in labels; at most 0 when the
-    budget held. `scores` are those of all instances, `estimates` what a service would have known of them. `controls`
-    are random runs on the same rows with as many labels, if there are any.
+    budget held. `scores` are those of all instances, `estimates` what a service would have known of them. `answers`
+    counts what the annotators said, `answers_per_request` of them to each question. `controls` are random runs on the
+    same rows with as many labels, if there are any.
     """
 
     instances: int
@@ -67,6 +68,8 @@ class Simulation:
     seed: int
     delay: int
     learned: int
+    answers_per_request: int
+    answers: int
     curve: tuple[CurvePoint, ...]
     controls: tuple[Simulation, ...] = ()
 
@@ -118,21 +121,22 @@ class Taken(NamedTuple):
 
 
 class Simulator:
-    """One run, row by row; `classes` are those a mistaken annotator may name."""
+    """One run, row by row; annotators are all like `oracle`, and a mistaken one may name any of `classes`."""
 
     def __init__(self, plan: SamplingPlan, model: Model, oracle: Oracle, classes: list[str]) -> None:
         self._plan = plan
         self._sampler = SelectiveSampler([replace(plan, serve=True)], Fold(model))
         self.lane = self._sampler.open(0, Handover())
-        self._oracle = oracle
+        self._oracles = oracle.team(plan.answers)
         self._classes = classes
-        self._due: list[tuple[float, int, Label | None]] = []
+        self._due: list[tuple[float, int, int, Label | None]] = []
         """A heap by time; of answers due at the same time the one about the earlier row comes first."""
         self._labels: list[Label] = []
         self._log_end = 0
         self.scores = Prequential()
         self.estimator = Estimator(audits=math.inf, requests=math.inf, compared=math.inf)
         self.learned = 0
+        self.answers = 0
         self.max_overshoot = -float("inf")
 
     def step(self, number: int, row: Row) -> Taken:
@@ -148,8 +152,9 @@ class Simulator:
             elif isinstance(event, LabelRequested):
                 asked = True
                 about = event.request.offset  # an earlier row, where a window has ended
-                answer = self._oracle.answer(about, self._labels[about], self._classes)
-                heapq.heappush(self._due, (number + self._oracle.latency(about), about, answer))
+                for oracle in self._oracles:
+                    answer = oracle.answer(about, self._labels[about], self._classes)
+                    heapq.heappush(self._due, (number + oracle.latency(about), about, oracle.number, answer))
         budget = self._plan.budget
         bound = max(budget.loan, self.lane.allowed + 1.0) if budget.loan else self.lane.allowed
         self.max_overshoot = max(self.max_overshoot, self.lane.asked - bound)
@@ -159,20 +164,23 @@ class Simulator:
 
     def _answer(self, now: int) -> None:
         while self._due and self._due[0][0] <= now:
-            _, offset, label = heapq.heappop(self._due)
+            _, offset, number, label = heapq.heappop(self._due)
             if label is not None:
+                self.answers += 1
                 received = Received("answers", 0, offset, now, None, None, ())
-                answer = Answer(f"0-{offset}", "label", label, "oracle", received)
+                answer = Answer(f"0-{offset}", "label", label, self._oracles[number].name, received)
                 self._log(self._sampler.answer(0, [answer], float(now)))
 
     def _log(self, events: Iterable[Event]) -> None:
         """Fold what would go to `outcomes`, as every worker does when it reads it back."""
         for event in events:
-            record: Outcome | Moments
+            record: Recorded
             if isinstance(event, RequestResolved):
                 self.estimator.observe(event)
                 record = event.outcome
                 self.learned += record.kind == "learned"
+            elif isinstance(event, VoteTaken):
+                record = event.vote
             elif isinstance(event, MomentsTaken):
                 record = event.moments
             else:
@@ -222,6 +230,8 @@ def simulate(
         seed=plan.seed,
         delay=int(oracle.delay),
         learned=simulator.learned,
+        answers_per_request=plan.answers,
+        answers=simulator.answers,
         curve=tuple(curve),
     )
 

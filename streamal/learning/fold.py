@@ -15,7 +15,7 @@ from typing import Final
 from streamal.events import ExampleLearned, ExampleSkipped, FoldEvent
 from streamal.learning.drift import WatchedModel
 from streamal.learning.model import FAILURES, Model
-from streamal.messages import VALUE, Moments, Outcome, best_label
+from streamal.messages import VALUE, Moments, Outcome, Recorded, best_label
 
 CHECKPOINT_EVERY: Final = 1_000
 
@@ -44,12 +44,12 @@ class Fold:
         self._checkpoint = model.copy()
         self._tail.clear()
 
-    def fold(self, records: Iterable[tuple[int, Outcome | Moments]]) -> list[FoldEvent]:
+    def fold(self, records: Iterable[tuple[int, Recorded]]) -> list[FoldEvent]:
         """Fold records with their offsets; returns what was learned or left out, and what it makes evident."""
         events: list[FoldEvent] = []
-        record: Outcome | Moments | None = None
+        record: Recorded | None = None
         for offset, record in records:
-            if isinstance(record, Moments) or record.teaches:
+            if isinstance(record, Moments) or (isinstance(record, Outcome) and record.teaches):
                 self._remember()
                 events += self._take(record)
             self.version = offset + 1
@@ -92,7 +92,7 @@ class Fold:
         return [learned]
 
 
-def fingerprint(record: Outcome | Moments) -> str:
+def fingerprint(record: Recorded) -> str:
     """Return what tells a record of `outcomes` from those of other logs at the same offset.
 
     >>> fingerprint(Moments(0, 2, {}))

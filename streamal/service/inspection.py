@@ -14,9 +14,10 @@ from typing import Any, Final
 import orjson
 
 from streamal.errors import LedgerLost
+from streamal.evaluate.agreement import Agreement, agreement
 from streamal.evaluate.estimate import COMPARED, LEAST, REQUESTS, Estimator
 from streamal.events import InstancesDecided, LabelRequested, RequestResolved
-from streamal.messages import VALUE, LabelRequest, Outcome, Prediction, parse_request_id, to_iso
+from streamal.messages import VALUE, LabelRequest, Outcome, Prediction, Recorded, Vote, parse_request_id, to_iso
 from streamal.selection.budget import Budget, BudgetPlan
 from streamal.service.ledgers import Pointers, Topics, decode_metadata, lost
 from streamal.service.own_records import outcome_of, request_of
@@ -73,8 +74,8 @@ class Inspection:
             found.append(Standing(p, budget.seen, budget.asked, budget.allowed, pending, lag))
         return found
 
-    def waiting(self) -> list[LabelRequest]:
-        """Return the requests that wait for an answer, oldest first within a partition."""
+    def waiting(self, annotator: str | None = None) -> list[LabelRequest]:
+        """Return the requests that wait for an answer, by one annotator if named, oldest first within a partition."""
         requests: dict[str, LabelRequest] = {}
         for p in range(self._partitions):
             low = self._left(p)[1].requests_low
@@ -83,8 +84,9 @@ class Inspection:
                 requests[request.request_id] = request
         if requests:
             since = min(request.model_version for request in requests.values())
-            for outcome in self._outcomes(since):
-                requests.pop(outcome.request_id, None)
+            for found in self._recorded(since):
+                if isinstance(found, Outcome) or (isinstance(found, Vote) and found.annotator == annotator):
+                    requests.pop(found.request_id, None)
         return list(requests.values())
 
     def estimates(self) -> Estimates:
@@ -103,6 +105,10 @@ class Inspection:
             ledger, _, _ = self._left(p)
             estimator.observe(_decided(p, max(0, ledger["budget"]["seen"] - seen) if ledger else 0))
         return estimator.estimate()
+
+    def agreement(self) -> Agreement:
+        """Return what the votes on all requests that have ended say of the annotators."""
+        return agreement(self._outcomes(0))
 
     def _last_requests(self) -> list[LabelRequest]:
         """Return the last requests of all partitions since one and the same time, in the order they were made."""
@@ -146,10 +152,10 @@ class Inspection:
         return list(found)
 
     def _outcomes(self, start: int) -> Iterator[Outcome]:
-        for record in self._records(self._topics.outcomes, 0, start):
-            outcome = outcome_of(record)
-            if isinstance(outcome, Outcome):
-                yield outcome
+        return (found for found in self._recorded(start) if isinstance(found, Outcome))
+
+    def _recorded(self, start: int) -> Iterator[Recorded]:
+        return map(outcome_of, self._records(self._topics.outcomes, 0, start))
 
     def _records(self, topic: str, partition: int, start: int) -> Iterator[Record]:
         place = TopicPartition(topic, partition)
@@ -242,10 +248,13 @@ def in_words(request: LabelRequest, outcome: Outcome | None) -> str:
         f"Budget then: {spent['asked']:g} asked of {spent['allowed']:g} allowed, {spent['seen']:g} seen.{ahead}",
     ]
     if outcome is None:
-        lines.append("No outcome yet: it waits for an answer, or its answer is not committed.")
+        awaited = "an answer" if request.answers == 1 else f"answers by {request.answers} annotators"
+        lines.append(f"No outcome yet: it waits for {awaited}, or what came is not committed.")
     else:
         said = "" if outcome.label is None else f" as {outcome.label}"
         by = f" by {outcome.annotator}" if outcome.annotator else ""
+        if outcome.votes:
+            by = " by " + ", ".join(f"{v.annotator} ({v.kind if v.label is None else v.label})" for v in outcome.votes)
         lines.append(f"Outcome: {outcome.kind}{said}{by}, {to_iso(outcome.resolved_at)}.")
     return "\n".join(lines)
 
@@ -304,6 +313,17 @@ def _worth_in_words(found: Improvement, measure: str) -> list[str]:
             f"a gain of more than {unseen} would have been seen.",
         ]
     return [*lines, *told]
+
+
+def agreement_in_words(found: float | None) -> list[str]:
+    """Say how far several annotators agree, if there are several.
+
+    >>> agreement_in_words(0.412), agreement_in_words(None)
+    (["The annotators' agreement is 0.41 by Krippendorff's alpha: 1 is full, 0 is chance."], [])
+    """
+    if found is None:
+        return []
+    return [f"The annotators' agreement is {found:.2f} by Krippendorff's alpha: 1 is full, 0 is chance."]
 
 
 def _guess(prediction: Prediction) -> str:

@@ -19,7 +19,7 @@ import orjson
 
 from streamal.decoding import InstanceDecoder
 from streamal.errors import BadRecord, LedgerLost, TopicMissing
-from streamal.messages import Instance, LabelRequest, Outcome
+from streamal.messages import Instance, LabelRequest, Outcome, Vote
 from streamal.pending import REMEMBERED, PendingRequests
 from streamal.pooling import begin
 from streamal.sampler import Handover
@@ -253,7 +253,7 @@ class Heritage:
 
         It depends on its arguments and on the records they point to, so that a replay finds the same again.
         """
-        ended, outcomes = self._ended(partition, pointers, torn)
+        ended, outcomes, votes = self._ended(partition, pointers, torn)
         gathered_from = begin(ledger, position)
         index = RequestIndex()
         waiting = []
@@ -274,6 +274,7 @@ class Heritage:
             outcomes=outcomes,
             recent=self._recent(instances, max(first, min(gathered_from, position - self._warmup)), position),
             adopted=adopted,
+            votes=votes,
         )
         return Inheritance(position, handover, pointers, index, torn)
 
@@ -300,8 +301,11 @@ class Heritage:
         records = self._reader.read(outcomes, max(pointers.outcomes_end, end - TORN_WITHIN), end)
         return Torn(requests, [record.offset for record in records if is_own(record, partition)])
 
-    def _ended(self, partition: int, pointers: Pointers, torn: Torn) -> tuple[set[int], list[Outcome]]:
-        """Return the offsets of all requests that have ended since the oldest pending one, and the last outcomes."""
+    def _ended(self, partition: int, pointers: Pointers, torn: Torn) -> tuple[set[int], list[Outcome], list[Vote]]:
+        """Return the offsets of all requests that have ended since the oldest pending one, and the last outcomes.
+
+        Besides the votes on those that have not.
+        """
         outcomes = TopicPartition(self._topics.outcomes, 0)
         start = pointers.outcomes_end - RECENT_OUTCOMES
         for _, oldest in self._requests(partition, pointers.requests_low, pointers.requests_end):
@@ -309,6 +313,7 @@ class Heritage:
             break
         ended: set[int] = set()
         recent: deque[Outcome] = deque(maxlen=REMEMBERED)
+        votes: dict[int, list[Vote]] = {}
         known = self._reader.read(outcomes, max(self._known(outcomes)[0], start), pointers.outcomes_end)
         left = (record for place in torn.outcomes for record in self._reader.read(outcomes, place, place + 1))
         for record in chain(known, left):
@@ -317,7 +322,10 @@ class Heritage:
                 if isinstance(outcome, Outcome):
                     ended.add(outcome.offset)
                     recent.append(outcome)
-        return ended, list(recent)
+                    votes.pop(outcome.offset, None)
+                elif isinstance(outcome, Vote):
+                    votes.setdefault(outcome.offset, []).append(outcome)
+        return ended, list(recent), [vote for found in votes.values() for vote in found]
 
     def _recent(self, instances: TopicPartition, first: int, position: int) -> list[Instance]:
         found = []

@@ -21,6 +21,7 @@ from streamal.events import (
     MomentsTaken,
     RecordRefused,
     RequestResolved,
+    VoteTaken,
 )
 from streamal.lane import Lane
 from streamal.messages import LETTER_BYTES, SCHEMA_HEADERS, DeadLetter, Received, describe
@@ -157,6 +158,9 @@ class Outbox:
                 case RequestResolved(outcome):
                     self._outcomes.append((len(self.appends), outcome.partition))
                     self._append(self._topics.outcomes, 0, outcome.encode(), outcome.request_id)
+                case VoteTaken(vote):
+                    self._outcomes.append((len(self.appends), vote.partition))
+                    self._append(self._topics.outcomes, 0, vote.encode(), vote.request_id)
                 case MomentsTaken(moments):
                     self._outcomes.append((len(self.appends), moments.partition))
                     self._append(self._topics.outcomes, 0, moments.encode(), f"moments-{moments.partition}")

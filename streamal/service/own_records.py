@@ -7,11 +7,11 @@ worker that overlooked a record would differ from the others.
 from __future__ import annotations
 
 from streamal.errors import TransportError
-from streamal.messages import LabelRequest, Moments, Outcome, decode_outcome
+from streamal.messages import LabelRequest, Recorded, decode_outcome
 from streamal.transport.log import Record
 
 
-def outcome_of(record: Record) -> Outcome | Moments:
+def outcome_of(record: Record) -> Recorded:
     """Return the content of a record of `outcomes`.
 
     Raises:

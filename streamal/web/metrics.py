@@ -32,6 +32,7 @@ from streamal.events import (
     RequestResolved,
     RequestSkipped,
     TornRepaired,
+    VoteTaken,
 )
 from streamal.messages import LabelRequest, Outcome, Reason
 from streamal.selection.budget import Permit
@@ -42,7 +43,7 @@ REASONS: Final = (
     *("missing_features", "too_many_features", "bad_feature_name", "bad_feature_type", "type_mismatch", "bad_id"),
     *("bad_label", "schema_version", "missing_request_id", "bad_request_id", "missing_label", "label_not_number"),
     *("unknown_class", "too_many_classes", "bad_kind", "bad_annotator", "bad_cost", "unknown", "duplicate"),
-    *("conflict", "expired", "cancelled", "bad_revision", "skipped", "learning_failed"),
+    *("conflict", "expired", "cancelled", "bad_revision", "skipped", "learning_failed", "missing_annotator", "ended"),
 )
 """Why records are refused; a reason that is not listed counts as `other`."""
 OTHER: Final = "other"
@@ -51,10 +52,12 @@ UNMATCHED: Final = {
     "conflict": "conflict",
     "expired": "late",
     "cancelled": "late",
+    "ended": "late",
     "unknown": "orphan",
 }
 RESULTS: Final = (
-    *("learned", "abstained", "invalid", "cancelled", "corrected", "skipped", "forwarded", "refused"),
+    *("learned", "abstained", "invalid", "cancelled", "corrected", "confirmed", "vote"),
+    *("skipped", "forwarded", "refused"),
     *dict.fromkeys(UNMATCHED.values()),
 )
 BOUNDS: Final = ("value", "low", "high")
@@ -209,6 +212,10 @@ class Metrics:
         self._pays = self._gauge(
             "labels_pay", "1 if labels still pay, 0 if they no longer do at this rate; NaN while nobody can tell."
         )
+        self._alpha = self._gauge(
+            "annotator_agreement_ratio",
+            "Krippendorff's alpha in the estimates' window: 1 is full agreement, 0 that of chance; NaN if unknown.",
+        )
         self._reflect_estimates(Estimates())
 
     def _measure_time(self) -> None:
@@ -245,6 +252,8 @@ class Metrics:
                 self._asked_for(request)
             case RequestResolved(outcome, latency):
                 self._resolved(outcome, latency)
+            case VoteTaken():
+                self._labels.labels(self._pipeline, "vote").inc()
             case RequestSkipped():
                 self._labels.labels(self._pipeline, "skipped").inc()
             case AnswerForwarded():
@@ -353,6 +362,7 @@ class Metrics:
             self._improvement.labels(self._pipeline, bound).set(getattr(estimates.improvement, bound, math.nan))
         pays = getattr(estimates.improvement, "pays", None)
         self._pays.labels(self._pipeline).set(math.nan if pays is None else pays)
+        self._alpha.labels(self._pipeline).set(math.nan if estimates.alpha is None else estimates.alpha)
 
     def _reflect_partitions(self, status: Status) -> None:
         """Set the series of owned partitions and drop those of partitions that went to another worker."""

@@ -52,6 +52,8 @@ class Estimates:
     empty until there are a few audit labels, and so is `naive`: the same measures on the answered requests alone, which
     were chosen for being hard. `response` is the share of the requests answered so far, by stratum, `selected` or
     `rest`, where there are any. `improvement` looks back further, and is None until there is one with an interval.
+    `alpha` is Krippendorff's, of the annotators' answers where several were asked; None where there is nothing to
+    compare.
     """
 
     instances: int = 0
@@ -61,6 +63,7 @@ class Estimates:
     naive: Mapping[str, float] = field(default_factory=dict)
     response: Mapping[str, float] = field(default_factory=dict)
     improvement: Improvement | None = None
+    alpha: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,5 +82,18 @@ def test_delays_depend_on_seed_and_instance_alone_and_owe_nothing_to_the_answer(
     assert of_mistakes == pytest.approx(9.0, rel=0.04)
 
 
+def test_several_err_and_are_late_independently_and_the_first_is_the_one_there_always_was() -> None:
+    alone = Oracle(delay=9.0, error=0.3, silence=0.1, seed=4, distribution="exponential")
+    first, second = ([one.answer(offset, "a", CLASSES) for offset in MANY] for one in alone.team(2))
+    assert first == [alone.answer(offset, "a", CLASSES) for offset in MANY]
+    assert [label is None for label in first] == [label is None for label in second]
+    answered = [(one, other) for one, other in zip(first, second, strict=True) if one is not None]
+    both = sum(one != "a" != other for one, other in answered) / len(answered)
+    assert both == pytest.approx(0.3 * 0.3, abs=0.01)
+    latencies = [[one.latency(offset) for offset in range(100)] for one in alone.team(3)]
+    assert latencies[0] != latencies[1] != latencies[2]
+    assert len({one.name for one in alone.team(3)}) == 3
+
+
 def test_the_command_offers_every_distribution() -> None:
     assert get_args(DelayDistribution) == DELAYS

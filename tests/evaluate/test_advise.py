@@ -68,9 +68,8 @@ class Recorded:
         asked = round(candidate.rate * self._rows / 2)
         model, strategy, rate = candidate
         scores = {"kappa": None, "accuracy": None, "mae": None, self._measure: score}
-        return Simulation(
-            self._rows // 2, asked, asked, 0.0, 1.0, scores, Estimates(), strategy, model, rate, seed, 0, asked, ()
-        )
+        spent = (self._rows // 2, asked, asked, 0.0, 1.0)
+        return Simulation(*spent, scores, Estimates(), strategy, model, rate, seed, 0, asked, 1, asked, ())
 
 
 def test_the_best_pair_is_advised_at_the_rate_that_is_enough() -> None:

@@ -39,6 +39,8 @@ def simulation(
         seed=seed,
         delay=0,
         learned=2_264,
+        answers_per_request=1,
+        answers=2_264,
         curve=tuple(CurvePoint(seen, seen // 20, 0.5, found) for seen in range(200, 2_200, 200)),
     )
 

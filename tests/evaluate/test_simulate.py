@@ -154,6 +154,25 @@ def test_late_answers_silence_and_mistakes_cost_but_the_budget_is_used() -> None
         assert (worse.scores["kappa"] or 0.0) < (best.scores["kappa"] or 0.0)
 
 
+def test_several_annotators_answer_each_request_and_fewer_mistakes_are_learned() -> None:
+    stream_rows = [Row(instance.features, truth(instance.features)) for instance in stream(4_000)]
+
+    def wrong(answers: int) -> float:
+        model = Constant({"usual": 0.5, "rare": 0.5})
+        plan = SamplingPlan(BudgetPlan(0.2), "periodic", answers=answers)
+        simulator = Simulator(plan, model, Oracle(error=0.2, delay=5, distribution="exponential"), ["rare", "usual"])
+        for number, row in enumerate(stream_rows):
+            simulator.step(number, row)
+        assert simulator.max_overshoot <= 0.0
+        assert len(model.learned) == simulator.learned > 700
+        assert answers * simulator.learned <= simulator.answers <= answers * simulator.lane.asked
+        return fmean(label != truth(features) for features, label, _ in model.learned)
+
+    # 0.2, and 3 * 0.2**2 * 0.8 + 0.2**3 for a majority of three
+    assert wrong(1) == pytest.approx(0.2, abs=0.04)
+    assert wrong(3) == pytest.approx(0.104, abs=0.03)
+
+
 def test_silence_is_not_learned() -> None:
     found = run(rows(2_000), oracle=Oracle(silence=1.0))
     assert (found.learned, found.scores["kappa"]) == (0, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from streamal.messages import (
     Moment,
     Moments,
     Outcome,
+    Vote,
     decode_outcome,
     from_iso,
     parse_request_id,
@@ -53,6 +55,7 @@ requests = st.builds(
     display=jsons,
     expires_at=st.none() | times,
     budget=st.fixed_dictionaries({"seen": st.integers(0, 2**53), "asked": st.integers(0, 2**53), "allowed": finite}),
+    answers=st.integers(1, 9),
 )
 outcomes = st.builds(
     Outcome,
@@ -72,6 +75,16 @@ moments = st.builds(
 )
 
 
+said = st.tuples(st.just("label"), texts | finite) | st.tuples(st.sampled_from(["unsure", "invalid"]), st.none())
+
+
+@st.composite
+def votes(draw: st.DrawFn, place: tuple[int, int] | None = None) -> Vote:
+    partition, offset = place or (draw(places["partition"]), draw(places["offset"]))
+    kind, label = draw(said)
+    return Vote(partition, offset, draw(texts), kind, label, draw(st.integers(0, 99)), draw(times))  # type: ignore[arg-type]
+
+
 def exact(found: object) -> str:
     """Tell -0.0 from 0.0 and 1 from 1.0, which `==` does not."""
     return repr(found)
@@ -82,9 +95,16 @@ def test_a_label_request_is_read_back_bit_for_bit(request: LabelRequest) -> None
     assert exact(LabelRequest.decode(request.encode())) == exact(request)
 
 
-@given(outcomes)
-def test_an_outcome_is_read_back_bit_for_bit(outcome: Outcome) -> None:
+@given(outcomes, st.data())
+def test_an_outcome_is_read_back_bit_for_bit(outcome: Outcome, drawn: st.DataObject) -> None:
+    found = st.lists(votes((outcome.partition, outcome.offset)), max_size=3)
+    outcome = replace(outcome, votes=tuple(drawn.draw(found)))
     assert exact(decode_outcome(outcome.encode())) == exact(outcome)
+
+
+@given(votes())
+def test_a_vote_is_read_back_bit_for_bit(vote: Vote) -> None:
+    assert exact(decode_outcome(vote.encode())) == exact(vote)
 
 
 @given(moments)

@@ -71,6 +71,8 @@ def check(plan: SamplingPlan, model: Callable[[], Model], crashes: set[int], del
     assert shaken.utilities == calm.utilities
     assert shaken.lane.ledger() == calm.lane.ledger()
     assert list(shaken.lane.pending) == list(calm.lane.pending)
+    for request in calm.lane.pending:
+        assert shaken.lane.pending.votes(request.offset) == calm.lane.pending.votes(request.offset)
     probes = [instance.features for instance in instances[:20]]
     assert shaken.fold.model.predict(probes) == calm.fold.model.predict(probes)
 
@@ -88,6 +90,7 @@ delays = st.sampled_from([0, 30, 2 * STEP])
     crashes=crash_points,
     delay=delays,
     silent=st.sampled_from([0, 3]),
+    answers=st.sampled_from([1, 2, 3]),
 )
 def test_a_strategy_without_soft_state_goes_on_exactly(
     strategy: str,
@@ -97,8 +100,9 @@ def test_a_strategy_without_soft_state_goes_on_exactly(
     crashes: set[int],
     delay: int,
     silent: int,
+    answers: int,
 ) -> None:
-    check(SamplingPlan(budget, strategy, seed=seed), model, crashes, delay, silent)
+    check(SamplingPlan(budget, strategy, seed=seed, answers=answers), model, crashes, delay, silent)
 
 
 @settings(max_examples=15, deadline=None)

@@ -18,7 +18,7 @@ from specimens import Settled, answer_to, stream, truth
 from streamal import assemble
 from streamal.errors import BadRecord
 from streamal.evaluate.estimate import Estimator
-from streamal.events import LabelRequested, RequestResolved
+from streamal.events import LabelRequested, RequestResolved, VoteTaken
 from streamal.lane import SamplingPlan
 from streamal.learning import presets
 from streamal.learning.fold import Fold
@@ -137,6 +137,49 @@ def test_the_estimates_from_the_log_are_those_of_its_workers(tmp_path: Path) -> 
         expected.improvement.pays,
     )
     log.close()
+
+
+def test_who_has_answered_is_not_asked_again_and_the_others_are(tmp_path: Path) -> None:
+    log = EmbeddedLog(tmp_path / "log.db")
+    log.create_topics({"instances": 1, "label-requests": 1, "outcomes": 1})
+    sampler = SelectiveSampler([SamplingPlan(BudgetPlan(rate=0.2), answers=2)], Fold(Settled()))
+    sampler.open(0, Handover())
+    events = sampler.see(0, stream(60), 0.0)
+    requests = [event.request for event in events if isinstance(event, LabelRequested)]
+    first, second = requests[:2]
+    [vote] = sampler.answer(0, [answer_to(first.request_id, annotator="ada")], 1.0)
+    assert isinstance(vote, VoteTaken)
+    both = [answer_to(second.request_id, "rare", annotator=name) for name in ("ada", "bob")]
+    early, resolved = sampler.answer(0, both, 1.0)
+    assert isinstance(early, VoteTaken)
+    assert isinstance(resolved, RequestResolved)
+    written = [Append("outcomes", 0, record.encode()) for record in (vote.vote, early.vote, resolved.outcome)]
+    log.writer("worker").append([*(Append("label-requests", 0, r.encode()) for r in requests), *written])
+    inspection = Inspection(log, Topics(), "streamal", 0.2)
+    assert inspection.waiting() == inspection.waiting("bob") == [first, *requests[2:]]
+    assert inspection.waiting("ada") == requests[2:]
+    assert inspection.request(first.request_id) == (first, None)
+    assert "it waits for answers by 2 annotators" in in_words(first, None)
+    assert "learned as rare by ada (rare), bob (rare)" in in_words(*inspection.request(second.request_id))  # type: ignore[arg-type]
+    found = inspection.agreement()
+    assert (found.requests, found.answers) == (1, 2)
+    log.close()
+
+
+def test_the_estimates_tell_how_far_annotators_agree() -> None:
+    sampler = SelectiveSampler([SamplingPlan(BudgetPlan(rate=0.5), answers=2)], Fold(Settled()))
+    sampler.open(0, Handover())
+    estimator = Estimator()
+    for event in sampler.see(0, stream(80), 0.0):
+        estimator.observe(event)
+    assert estimator.estimate().alpha is None
+    for number, request in enumerate(list(sampler.lanes[0].pending)[:8]):
+        label = ("rare", "usual")[number % 2]
+        said = [answer_to(request.request_id, label, annotator="ada"), answer_to(request.request_id, "rare")]
+        for event in sampler.answer(0, said, 1.0):
+            estimator.observe(event)
+    # 4 of 8 pairs differ, and 4 of the 16 labels are another: 1 - 15 * 8 / (256 - 144 - 16)
+    assert estimator.estimate().alpha == pytest.approx(1 - 15 * 8 / 96)
 
 
 def test_the_estimates_count_all_instances_and_say_who_answered(inspection: Inspection, log: Log) -> None:

@@ -73,8 +73,25 @@ class Solo:
         self._writer.append([Append("instances", 0, orjson.dumps(row)[: -1 if broken else None]) for row in rows])
         self.turn(lambda: self.position.offset == self._fed)
 
+    def answer(self, requests: Sequence[str], annotator: str) -> None:
+        """Answer requests, and wait until the answers are matched and committed."""
+        said = [{"request_id": request_id, "label": "a", "annotator": annotator} for request_id in requests]
+        self._said = self._writer.append([Append("answers", 0, orjson.dumps(one)) for one in said])[-1] + 1
+        self.turn(lambda: self.answered)
+
+    @property
+    def answered(self) -> bool:
+        """Whether all answers are matched and committed."""
+        place = TopicPartition("answers", 0)
+        found = self.log.positions(self.settings.transport.group, [place]).get(place, Position(0, ""))
+        return found.offset == self._said
+
     def tear(self, count: int, *, audited: bool = True) -> None:
         """Let the transactions about the next instances show their records and never move the positions."""
+        self.tear_while(lambda: self.feed(count), audited=audited)
+
+    def tear_while(self, work: Callable[[], object], *, audited: bool = True) -> None:
+        """Let the transactions about some work show their records and never move the positions."""
         writer = self._worker._committer._writer  # type: ignore[union-attr]
 
         def commit(transaction: Transaction) -> Mapping[TopicPartition, Position]:
@@ -84,7 +101,7 @@ class Solo:
 
         writer.commit = commit  # type: ignore[method-assign]
         with pytest.raises(TransportError, match="torn"):
-            self.feed(count)
+            work()
         self._worker._membership.close()  # type: ignore[union-attr]
         self._opened.close()
 
@@ -243,6 +260,49 @@ def test_a_lost_ledger_comes_back_with_its_window(solo: Callable[..., Solo]) -> 
     at.feed(100)
     at.stop()
     assert set(at.keys("label-requests").values()) == {1}
+    assert at.verify().differences == []
+
+
+def test_votes_that_a_torn_transaction_left_count_once(solo: Callable[..., Solo]) -> None:
+    at = solo(annotation={"answers_per_request": 3}, strategy={"window": 32})
+    at.start()
+    at.feed(200)
+    asked = [key.decode() for key in at.keys("label-requests") if key]
+    at.answer(asked, "ada")
+    at.tear_while(lambda: at.answer(asked, "bob"))
+    torn = at.keys("outcomes")
+    assert set(torn.values()) == {2}
+    at.start()
+    at.turn(lambda: at.answered)
+    assert at.keys("outcomes") == torn, "what bob said lies there already"
+    assert [value_of(record)["annotator"] for record in at.records("dead-letters")] == ["bob"] * len(asked)
+    at.stop()
+    at.start()
+    at.answer(asked, "cyd")
+    at.stop()
+    ended = [value_of(record) for record in at.records("outcomes") if value_of(record)["kind"] == "learned"]
+    assert sorted(outcome["request_id"] for outcome in ended) == sorted(asked)
+    assert all([vote["annotator"] for vote in one["votes"]] == ["ada", "bob", "cyd"] for one in ended)
+    found = at.verify()
+    assert (found.differences, found.torn) == ([], 1)
+
+
+def test_a_lost_ledger_comes_back_with_the_votes_on_what_waits(solo: Callable[..., Solo]) -> None:
+    at = solo(annotation={"answers_per_request": 2}, strategy={"window": 32})
+    at.start()
+    at.feed(200)
+    asked = [key.decode() for key in at.keys("label-requests") if key]
+    at.answer(asked, "ada")
+    at.stop()
+    held = at.position
+    at.log.set_positions(at.settings.transport.group, {INSTANCES: Position(held.offset, "")})
+    recovery = Recovery(at.log, assemble.topics_of(at.settings), at.settings.transport.group)
+    recovery.put_back(recovery.look())
+    assert decode_metadata(at.position.metadata)[1].outcomes_end == decode_metadata(held.metadata)[1].outcomes_end
+    at.start()
+    at.answer(asked, "bob")
+    at.stop()
+    assert at.waiting() == set()
     assert at.verify().differences == []
 
 

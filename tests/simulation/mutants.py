@@ -15,7 +15,7 @@ from simulation.cluster import Cluster, Token
 from simulation.memory_log import MemoryProducer, MemoryWriter, Point, Steps
 
 from streamal.errors import CommitRefused, TransportError
-from streamal.messages import Instance
+from streamal.messages import Instance, Outcome, Vote
 from streamal.pending import PendingRequests
 from streamal.pooling import Window
 from streamal.service.ledgers import Heritage, Inheritance, Pointers, RequestIndex, Torn
@@ -149,6 +149,40 @@ def decided_forgotten(patch: Patch) -> None:
     patch.setattr(Window, "restore", forgetful)
 
 
+def votes_forgotten(patch: Patch) -> None:
+    """Take a partition over without the votes on what waits: the annotators have answered in vain."""
+    ended = Heritage._ended
+
+    def forgetful(self: Heritage, p: int, pointers: Pointers, torn: Torn) -> tuple[set[int], list[Outcome], list[Vote]]:
+        return (*ended(self, p, pointers, torn)[:2], [])
+
+    patch.setattr(Heritage, "_ended", forgetful)
+
+
+def votes_out_of_order(patch: Patch) -> None:
+    """Take the votes over the last one first: another label wins a tie, and a former opinion the later one."""
+    ended = Heritage._ended
+
+    def reverse(self: Heritage, p: int, pointers: Pointers, torn: Torn) -> tuple[set[int], list[Outcome], list[Vote]]:
+        found = ended(self, p, pointers, torn)
+        return (*found[:2], found[2][::-1])
+
+    patch.setattr(Heritage, "_ended", reverse)
+
+
+def ballot_stuffed(patch: Patch) -> None:
+    """Count a change of mind as one vote more."""
+    count = PendingRequests.count
+
+    def stuff(self: PendingRequests, vote: Vote) -> None:
+        again = any(vote.annotator == before.annotator for before in self.votes(vote.offset))
+        count(self, vote)
+        if again:
+            self._votes[vote.offset][f"{vote.annotator} again"] = vote
+
+    patch.setattr(PendingRequests, "count", stuff)
+
+
 MUTANTS: Final[Sequence[Callable[[Patch], None]]] = (
     offsets_before_sends,
     no_generation,
@@ -160,3 +194,5 @@ MUTANTS: Final[Sequence[Callable[[Patch], None]]] = (
 )
 MUTANTS_OF_WINDOWS: Final[Sequence[Callable[[Patch], None]]] = (places_by_offset, decided_forgotten)
 """Those that matter only where requests are made at the end of a window."""
+MUTANTS_OF_VOTES: Final[Sequence[Callable[[Patch], None]]] = (votes_forgotten, votes_out_of_order, ballot_stuffed)
+"""Those that matter only where several annotators answer a request."""

@@ -22,7 +22,7 @@ from random import Random
 from typing import Any, Final, Literal
 
 import orjson
-from annotator import replies
+from annotator import Reply, replies
 from auditor import Findings, audit, check_model
 from simulation.cluster import Cluster, Txn
 from simulation.memory_log import EVERYTHING, MemoryLog, MemoryMembership, MemoryWriter, Point, Steps
@@ -67,6 +67,7 @@ BRISK: Final = 16
 KINDS: Final[tuple[Kind, ...]] = ("kill", "kill", "freeze", "freeze", "fail")
 MODELS: Final = ("gaussian_nb", "logistic_regression")
 CLASSES: Final = ("down", "up")
+ANNOTATORS: Final = ("ada", "bob", "cyd", "dan")
 KEY: Final = b"simulation-" * 3
 NOWHERE: Final = Position(0, "")
 PROBES: Final = [
@@ -91,7 +92,7 @@ class Fault:
 
 
 @cache
-def settings_of(kind: str, strategy: str) -> Settings:
+def settings_of(kind: str, strategy: str, answers: int) -> Settings:
     """Return the settings of a small stream; where there are windows, the burst lets them have twelve instances."""
     settings = load(None)
     burst = None if strategy == "class_conditional" else 12
@@ -101,6 +102,7 @@ def settings_of(kind: str, strategy: str) -> Settings:
         ("model", {"kind": kind}),
         ("budget", {"rate": 0.25, "cold_start_loan": 6, "expiry": EXPIRY, "burst": burst}),
         ("strategy", {"name": strategy, "window": 8, "explore": 0.2, "parameters": parameters}),
+        ("annotation", {"answers_per_request": answers}),
     ):
         settings = revised(settings, section, values)
     return settings
@@ -362,10 +364,11 @@ class World:
         *,
         stops: Sequence[tuple[int, int]] = (),
         strategy: str = "class_conditional",
+        answers: int = 1,
     ) -> None:
         self.draw = draw = Random(seed)
         self.now = 1_700_000_000.0
-        self.settings = settings_of(MODELS[seed % len(MODELS)], strategy)
+        self.settings = settings_of(MODELS[seed % len(MODELS)], strategy, answers)
         self.task = assemble.build_model(self.settings).task
         self.topics = assemble.topics_of(self.settings)
         self.made_with = assemble.made_with(self.settings)
@@ -609,10 +612,21 @@ class World:
         at = self.now
         truth = row(int(request["instance_id"].removeprefix("i-")))[1]
         slow = self.draw.random() < self._slow
-        for reply in replies(request["request_id"], truth, CLASSES):
+        for reply in self._replies(request, truth):
             at += self.draw.random() * (LATE if slow else 0.5)
             where = (number + reply.misdirected) % self.count
             heapq.heappush(self._due, (at, len(self._due) + self.actions, where, orjson.dumps(reply.fields)))
+
+    def _replies(self, request: Mapping[str, Any], truth: str) -> list[Reply]:
+        """Return what is said to a request; where several are to answer, by one too many and by nobody known."""
+        answers = request.get("answers", 1)
+        if answers == 1:
+            return replies(request["request_id"], truth, CLASSES)
+        names = ANNOTATORS[: answers + 1]
+        found = [reply for name in names for reply in replies(request["request_id"], truth, CLASSES, name)]
+        found += replies(request["request_id"], truth, CLASSES)
+        self.draw.shuffle(found)
+        return found
 
     def _drained(self) -> bool:
         """Whether every instance is decided, every answer matched, every request resolved, every outcome folded."""
@@ -661,14 +675,14 @@ def random_faults(seed: int) -> tuple[list[Fault], list[tuple[int, int]]]:
     return faults, stops
 
 
-def simulate(seed: int, strategy: str = "class_conditional") -> World:
+def simulate(seed: int, strategy: str = "class_conditional", answers: int = 1) -> World:
     """Play the schedule of a seed and audit it.
 
     Raises:
         AssertionError: a promise was broken; with what had happened before, and how to see it again.
     """
     faults, stops = random_faults(seed)
-    world = World(seed, faults, stops=stops, strategy=strategy)
+    world = World(seed, faults, stops=stops, strategy=strategy, answers=answers)
     try:
         world.play()
         world.check()

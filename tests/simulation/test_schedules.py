@@ -14,7 +14,7 @@ from typing import Final
 import pytest
 from simulation import schedule
 from simulation.memory_log import Point
-from simulation.mutants import MUTANTS, MUTANTS_OF_WINDOWS
+from simulation.mutants import MUTANTS, MUTANTS_OF_VOTES, MUTANTS_OF_WINDOWS
 from simulation.schedule import Fault, World, simulate
 
 from streamal.messages import LabelRequest
@@ -70,6 +70,20 @@ def test_random_schedules_with_windows(seed: int, strategy: str) -> None:
     simulate(seed, strategy)
 
 
+@pytest.mark.parametrize("answers", [2, 3])
+@pytest.mark.parametrize("seed", range(min(len(SEEDS), 30)))
+def test_random_schedules_with_several_annotators(seed: int, answers: int) -> None:
+    simulate(seed, answers=answers)
+
+
+def test_the_annotators_change_their_minds_disagree_and_come_too_late() -> None:
+    found = [simulate(seed, answers=3).check() for seed in range(12)]
+    for what in ("taken", "corrected", "confirmed", "early"):
+        assert sum(one.votes[what] for one in found), what
+    letters = set[str]().union(*(one.letters for one in found))
+    assert {"missing_annotator", "ended", "duplicate", "conflict", "unknown", "expired"} <= letters
+
+
 @pytest.mark.parametrize("strategy", ["pool", "synthesis"])
 def test_the_windows_ask_about_what_came_before(strategy: str) -> None:
     worlds = [simulate(seed, strategy) for seed in range(6)]
@@ -105,18 +119,22 @@ def test_the_same_seed_gives_the_same_topics() -> None:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "mutant"),
-    [("class_conditional", mutant) for mutant in MUTANTS] + [("pool", mutant) for mutant in MUTANTS_OF_WINDOWS],
+    ("strategy", "answers", "mutant"),
+    [
+        *(("class_conditional", 1, mutant) for mutant in MUTANTS),
+        *(("pool", 1, mutant) for mutant in MUTANTS_OF_WINDOWS),
+        *(("class_conditional", 3, mutant) for mutant in MUTANTS_OF_VOTES),
+    ],
     ids=lambda found: getattr(found, "__name__", found),
 )
 def test_the_simulation_bites(
-    strategy: str, mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
+    strategy: str, answers: int, mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(schedule, "PATIENCE", 6_000)
     mutant(monkeypatch)
     for seed in range(ENOUGH):
         try:
-            simulate(seed, strategy)
+            simulate(seed, strategy, answers)
         except AssertionError as found:
             print(f"found by seed {seed}: {str(found).splitlines()[0]}")
             return

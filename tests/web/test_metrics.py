@@ -22,8 +22,9 @@ from streamal.events import (
     RecordRefused,
     RequestResolved,
     RequestSkipped,
+    VoteTaken,
 )
-from streamal.messages import DeadLetter, LabelRequest, Outcome, OutcomeKind, Reason, Received
+from streamal.messages import DeadLetter, LabelRequest, Outcome, OutcomeKind, Reason, Received, Vote
 from streamal.selection.budget import Permit
 from streamal.web.metrics import MAX_CLASSES, REASONS, Metrics
 from streamal.web.status import Estimate, Estimates, Improvement, PartitionStatus, Status
@@ -138,11 +139,13 @@ def test_every_answer_that_is_read_has_one_result(metrics: Metrics) -> None:
     metrics.observe(RequestResolved(outcome("abstained"), 60.0))
     metrics.observe(RequestResolved(outcome("invalid"), 60.0))
     metrics.observe(RequestSkipped(0, "0-41"))
+    metrics.observe(VoteTaken(Vote(0, 41, "ada", "label", "ok", 0, 1.0)))
     metrics.observe(AnswerForwarded(0, 1, None, b"{}"))
-    for reason in ("duplicate", "conflict", "expired", "unknown", "bad_label"):
+    for reason in ("duplicate", "conflict", "expired", "ended", "unknown", "bad_label", "missing_annotator"):
         metrics.observe(refused("answers", reason))
-    results = ("learned", "abstained", "invalid", "skipped", "forwarded", "duplicate", "conflict", "late", "orphan")
-    assert [value(metrics, "labels_total", result=result) for result in (*results, "refused")] == [1.0] * 10
+    results = "learned abstained invalid skipped vote forwarded duplicate conflict orphan".split()
+    assert [value(metrics, "labels_total", result=result) for result in results] == [1.0] * 9
+    assert [value(metrics, "labels_total", result=result) for result in ("late", "refused")] == [2.0] * 2
     assert value(metrics, "class_labels_total", **{"class": "fraud"}) == 1
     assert value(metrics, "class_labels_total", **{"class": "ok"}) == 0
     assert value(metrics, "label_latency_seconds_count") == 3
