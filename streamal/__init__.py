@@ -14,7 +14,7 @@ The path of one instance is the order in which to read::
     selection/budget.py, coin.py   the budget permits or refuses, and a coin that a replay tosses alike decides
     sampler.py, lane.py            the core without I/O: a batch in, events out (events.py); simulate runs the same one
     pooling.py                     a strategy that pools compares the instances of a window at its end
-    pending.py                     the features are kept as they were asked about
+    pending.py, voting.py          the features are kept as they were asked about, and votes until all are in
     service/clerk.py, outbox.py    requests, audit, positions and ledger go out in one transaction; somebody answers
     learning/fold.py               the answer comes back through `outcomes`; the model scores it first, then learns it
 
