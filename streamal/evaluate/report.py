@@ -119,7 +119,7 @@ def advice(found: Advice) -> Group:
     held = _columns("on the later half", "labels", measure, "the choice leads by")
     beside = (("random, as many labels", found.held.random), ("all labels", found.held.ceiling))
     second = found.held.runner_up
-    rows = (("the choice", found.held.chosen), *beside, *([(_name(second), second)] if second else ()))
+    rows = (("the choice", found.held.chosen), *beside, *([(_name(second, "\n"), second)] if second else ()))
     for name, trial in rows:
         led = "" if trial is found.held.chosen else difference(found.held.chosen.over(trial))
         held.add_row(name, f"{trial.asked:,.0f}", spread(trial.scores), led)
@@ -145,8 +145,9 @@ def difference(found: Difference) -> str:
     >>> difference(Difference(0.031, 0.012, 0.05)), difference(Difference(0.01, -0.02, 0.04))
     ('+0.031 (+0.012 to +0.050)', '+0.010 (-0.020 to +0.040), noise')
     """
+    form = "+.3f" if max(-found.low, found.high) < 100.0 else "+.4g"  # errors have the unit of what is predicted
     noise = ", noise" if found.noise else ""
-    return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f}){noise}"
+    return f"{found.mean:{form}} ({found.low:{form}} to {found.high:{form}}){noise}"
 
 
 def in_words(found: Advice) -> list[str]:
@@ -173,8 +174,8 @@ def snippet(found: Advice) -> str:
     return f'[model]\n{key} = "{model}"\n\n[strategy]\nname = "{strategy}"\n\n[budget]\nrate = {rate:g}'
 
 
-def _name(trial: Trial) -> str:
-    return f"{trial.candidate.strategy} on {trial.candidate.model}"
+def _name(trial: Trial, between: str = " ") -> str:
+    return f"{trial.candidate.strategy}{between}on {trial.candidate.model}"
 
 
 def plot(results: Mapping[str, Sequence[Simulation]], path: Path, *, title: str) -> None:
