@@ -157,7 +157,7 @@ def in_words(found: Advice) -> list[str]:
     lines = [f"Advice: {strategy} on {model} at {rate:g} labels per instance."]
     if found.better:
         best = _name(found.pairs[0])
-        lines.append(f"{best} was better by {difference(found.better)}; so what comes first is preferred.")
+        lines.append(f"{best} led by {difference(found.better)}: what is configured, or simpler, is preferred.")
     if chosen.nearly(found.ceiling):
         lines.append("The rate is the lowest that comes within 5 % of full supervision.")
     elif chosen is found.rates[-1]:
