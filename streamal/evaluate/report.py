@@ -127,14 +127,14 @@ def advice(found: Advice) -> Group:
     half = found.rows // 2
     return Group(
         Text(f"{half:,} rows chosen on, {found.rows - half:,} judged on; means ± standard deviations of seeds.\n"),
-        Text(f"Model and strategy at {rate:g} labels per instance; the worse half left out by and by:\n"),
+        Text(f"Models and strategies at {rate:g}, the worse half left out by and by:\n"),
         pairs,
         Text("\nWhat each further rate buys, with the chosen two:\n"),
         rates,
         Text("\nThe choice on rows that it was not chosen by:\n"),
         held,
         Text("\n" + "\n".join(f"- {line}" for line in in_words(found))),
-        Text(f"\nDifferences: mean of {seeds} seeds on the same rows, with its 95 % interval. To use it:\n"),
+        Text(f"\nDifferences: mean of {seeds} seeds on the same rows, 95 % interval. To use it:\n"),
         Text(snippet(found)),
     )
 
@@ -159,11 +159,16 @@ def in_words(found: Advice) -> list[str]:
         best = _name(found.pairs[0])
         lines.append(f"{best} led by {difference(found.better)}: what is configured, or simpler, is preferred.")
     if chosen.nearly(found.ceiling):
-        lines.append("The rate is the lowest that comes within 5 % of full supervision.")
+        more = [trial.over(chosen).low > 0.0 for trial in found.rates if trial.candidate.rate > rate]
+        still = "; higher ones still buy something" if any(more) else ""
+        lines.append(f"The rate is the lowest that comes within 5 % of full supervision{still}.")
     elif chosen is found.rates[-1]:
         lines.append("The rate is the highest that was tried, and it still buys something: see what a label costs you.")
     else:
         lines.append("The rate is the lowest that no higher one beats beyond noise.")
+    second = found.held.runner_up
+    if second and found.held.chosen.over(second).noise:
+        lines.append(f"The runner-up, {_name(second)}, is within noise on the later half.")
     return lines + found.doubts
 
 
