@@ -14,7 +14,7 @@ from benchmarks.chaos import at_least_once, exactly_once
 from benchmarks.decisions import decisions
 from benchmarks.drift import adaptation, cost, detection
 from benchmarks.embedded import embedded
-from benchmarks.estimates import coverage, stopping
+from benchmarks.estimates import coverage, drawn, stopping
 from benchmarks.restart import restart
 from benchmarks.service import delivery, heritage, kafka_loop, never_answered
 from benchmarks.stall import stall
@@ -104,6 +104,11 @@ CASES: Final[Mapping[str, Case]] = {
         "by the true gain of the later half of the labels: how often it is said that labels pay, or no longer",
         "no longer: at most 5 % where 3 points and more were gained",
         stopping,
+    ),
+    "estimates/drawn": Case(
+        "the same for models that are right with given chances, by the number of audit labels, 400 draws each",
+        "no longer: at most 5 % where 5 points and more were gained",
+        drawn,
     ),
     "stall/snapshot": Case(
         "longest stall of the loop's thread by one snapshot of a forest: written by the loop, and by a child",

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
+from random import Random
 from statistics import fmean
 from typing import Any, Final, NamedTuple
 
@@ -23,6 +24,7 @@ from river.datasets import synth
 
 from benchmarks.measure import electricity
 from streamal.annotate.oracle import Oracle
+from streamal.evaluate.estimate import Asked, Stratum, accuracy_interval, improvement
 from streamal.evaluate.simulate import Simulator
 from streamal.evaluate.stream import Row, read
 from streamal.lane import SamplingPlan
@@ -51,6 +53,9 @@ SHARES: Final = (0.2, 0.5)
 STOPPING_RATE: Final = 0.2
 GAINS: Final = ((-1.0, "below 0"), (0.0, "0 to 1"), (0.01, "1 to 3"), (0.03, "3 to 10"), (0.1, "10 and more"))
 """Least true gain of a group, and its name, in points of accuracy."""
+CHANCES: Final = ((0.95, 0.95), (0.9, 0.9), (0.8, 0.8), (0.8, 0.83), (0.8, 0.85), (0.8, 0.9), (0.6, 0.8))
+AUDIT_LABELS: Final = (100, 200, 400, 1_000)
+DRAWN: Final = 400
 START: Final = 0
 """The coin that shifts the start of a stream."""
 
@@ -143,20 +148,42 @@ def stopping(stream: Path, repeats: int) -> Sequence[Mapping[str, Any]]:
         name, model, explore = cells[seed % len(cells)]
         for truth, gain in looks(found[name](seed), model, explore, seed):
             said[[group for least, group in GAINS if truth >= least][-1]].append((truth, gain))
-    return [
-        {
-            "true gain, points": group,
-            "looks": len(said[group]),
-            "covered": round(fmean(gain.low <= truth <= gain.high for truth, gain in said[group]), 3),
-            **{
-                name: round(fmean(gain.pays is verdict for _, gain in said[group]), 3)
-                for name, verdict in (("still pay", True), ("no longer", False), ("not told", None))
-            },
-            "includes 0": round(fmean(gain.low <= 0.0 for _, gain in said[group]), 3),
-        }
-        for _, group in GAINS
-        if said[group]
-    ]
+    return [{"true gain, points": group} | verdicts(said[group]) for _, group in GAINS if said[group]]
+
+
+def drawn(stream: Path, repeats: int) -> Sequence[Mapping[str, Any]]:
+    """Draw the audit labels of models that are right with given chances, `DRAWN` times, whatever `repeats` says."""
+    found = []
+    for (before, after), count in track(list(product(CHANCES, AUDIT_LABELS)), "chances", console=Console(stderr=True)):
+        random = Random(f"{before} {after} {count}")
+        gains = [
+            improvement(audited(before, count // 2, random), audited(after, count // 2, random), 0)
+            for _ in range(DRAWN)
+        ]
+        said = verdicts([(after - before, gain) for gain in gains if gain])
+        found.append({"accuracy": f"{before:g} to {after:g}", "audit labels": count} | said)
+    return found
+
+
+def audited(chance: float, count: int, random: Random) -> Estimate:
+    """Return the accuracy that so many audit labels show, one in 400 instances, of a model right with a chance."""
+    right = sum(random.random() < chance for _ in range(count))
+    labels = [Asked(0, True, False, 1.0, label="a", guess="a" if number < right else "b") for number in range(count)]
+    low, high = accuracy_interval(right / count, [Stratum(400 * count, count, [(1.0, asked) for asked in labels])])
+    return Estimate(right / count, low, high, count)
+
+
+def verdicts(said: Sequence[tuple[float, Improvement]]) -> dict[str, Any]:
+    """Return how often each was said, and how often an interval that includes zero would have been enough to stop."""
+    return {
+        "looks": len(said),
+        "covered": round(fmean(gain.low <= truth <= gain.high for truth, gain in said), 3),
+        **{
+            name: round(fmean(gain.pays is verdict for _, gain in said), 3)
+            for name, verdict in (("still pay", True), ("no longer", False), ("not told", None))
+        },
+        "includes 0": round(fmean(gain.low <= 0.0 for _, gain in said), 3),
+    }
 
 
 def looks(rows: Sequence[Row], kind: str, explore: float, seed: int) -> Iterator[tuple[float, Improvement]]:

@@ -66,7 +66,7 @@ STEADY: Final = 100
 """Audit labels from which on the mean absolute error has an interval."""
 WORTH: Final = 0.05
 """Gain of accuracy that must not go unseen where labels are said to pay no longer. An interval that includes zero is
-not enough: with few labels all do, and 4 in 10 did where the model gained 3 to 10 points (benchmarks/README.md)."""
+not enough: with few labels most do, also 8 in 10 where 3 to 10 points were gained (benchmark `estimates/stopping`)."""
 WORTH_OF_ERROR: Final = 0.1
 """The same for the mean absolute error, as a share of what it was before."""
 LEAST_LOSS: Final = 1e-15

@@ -120,7 +120,7 @@ def advice(found: Advice) -> Group:
     held = _columns("on the later half", "labels", measure, "the choice leads by")
     beside = (("random, as many labels", found.held.random), ("all labels", found.held.ceiling))
     second = found.held.runner_up
-    rows = (("the choice", found.held.chosen), *beside, *([(_name(second), second)] if second else ()))
+    rows = (("the choice", found.held.chosen), *beside, *([(_name(second, "\n"), second)] if second else ()))
     for name, trial in rows:
         led = "" if trial is found.held.chosen else difference(found.held.chosen.over(trial))
         held.add_row(name, f"{trial.asked:,.0f}", spread(trial.scores), led)
@@ -128,14 +128,14 @@ def advice(found: Advice) -> Group:
     half = found.rows // 2
     return Group(
         Text(f"{half:,} rows chosen on, {found.rows - half:,} judged on; means ± standard deviations of seeds.\n"),
-        Text(f"Model and strategy at {rate:g} labels per instance; the worse half left out by and by:\n"),
+        Text(f"Models and strategies at {rate:g}, the worse half left out by and by:\n"),
         pairs,
         Text("\nWhat each further rate buys, with the chosen two:\n"),
         rates,
         Text("\nThe choice on rows that it was not chosen by:\n"),
         held,
         Text("\n" + "\n".join(f"- {line}" for line in in_words(found))),
-        Text(f"\nDifferences: mean of {seeds} seeds on the same rows, with its 95 % interval. To use it:\n"),
+        Text(f"\nDifferences: mean of {seeds} seeds on the same rows, 95 % interval. To use it:\n"),
         Text(snippet(found)),
     )
 
@@ -146,8 +146,9 @@ def difference(found: Difference) -> str:
     >>> difference(Difference(0.031, 0.012, 0.05)), difference(Difference(0.01, -0.02, 0.04))
     ('+0.031 (+0.012 to +0.050)', '+0.010 (-0.020 to +0.040), noise')
     """
+    form = "+.3f" if max(-found.low, found.high) < 100.0 else "+.4g"  # errors have the unit of what is predicted
     noise = ", noise" if found.noise else ""
-    return f"{found.mean:+.3f} ({found.low:+.3f} to {found.high:+.3f}){noise}"
+    return f"{found.mean:{form}} ({found.low:{form}} to {found.high:{form}}){noise}"
 
 
 def in_words(found: Advice) -> list[str]:
@@ -157,13 +158,18 @@ def in_words(found: Advice) -> list[str]:
     lines = [f"Advice: {strategy} on {model} at {rate:g} labels per instance."]
     if found.better:
         best = _name(found.pairs[0])
-        lines.append(f"{best} was better by {difference(found.better)}; so what comes first is preferred.")
+        lines.append(f"{best} led by {difference(found.better)}: what is configured, or simpler, is preferred.")
     if chosen.nearly(found.ceiling):
-        lines.append("The rate is the lowest that comes within 5 % of full supervision.")
+        more = [trial.over(chosen).low > 0.0 for trial in found.rates if trial.candidate.rate > rate]
+        still = "; higher ones still buy something" if any(more) else ""
+        lines.append(f"The rate is the lowest that comes within 5 % of full supervision{still}.")
     elif chosen is found.rates[-1]:
         lines.append("The rate is the highest that was tried, and it still buys something: see what a label costs you.")
     else:
         lines.append("The rate is the lowest that no higher one beats beyond noise.")
+    second = found.held.runner_up
+    if second and found.held.chosen.over(second).noise:
+        lines.append(f"The runner-up, {_name(second)}, is within noise on the later half.")
     return lines + found.doubts
 
 
@@ -174,8 +180,8 @@ def snippet(found: Advice) -> str:
     return f'[model]\n{key} = "{model}"\n\n[strategy]\nname = "{strategy}"\n\n[budget]\nrate = {rate:g}'
 
 
-def _name(trial: Trial) -> str:
-    return f"{trial.candidate.strategy} on {trial.candidate.model}"
+def _name(trial: Trial, between: str = " ") -> str:
+    return f"{trial.candidate.strategy}{between}on {trial.candidate.model}"
 
 
 def plot(results: Mapping[str, Sequence[Simulation]], path: Path, *, title: str) -> None:
