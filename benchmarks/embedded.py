@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 from rich.console import Console
@@ -40,6 +40,7 @@ RATE: Final = 0.05
 PARTITIONS: Final = 2
 ERROR: Final = 0.03
 CLASSES: Final = ["down", "up"]
+FIGURES: Final = ("asked", "spent", "cpu_us", "peak_mib")
 TARGET: Final = "nswdemand"
 """What a regression predicts, from the other features."""
 
@@ -60,7 +61,7 @@ def lived(name: str) -> dict[str, Any]:
         "budget": {"rate": RATE},
         "strategy": {"name": name},
     }
-    found: dict[str, Any] = {"strategy": name, "model": "".join(model.values())}
+    found: dict[str, Any] = {"strategy": name, "model": "".join(model.values()), **dict.fromkeys(FIGURES, "-")}
     with tempfile.TemporaryDirectory(prefix="streamal-strategies-") as directory:
         with closing(Stage(Place(Path(directory)), **sections)) as stage:
             try:
@@ -86,7 +87,7 @@ def rows_of(name: str) -> Sequence[Row]:
     if "classification" in STRATEGIES[name].tasks:
         return rows
     kept = [{key: value for key, value in row.features.items() if key != TARGET} for row in rows]
-    return [Row(features, row.features[TARGET]) for features, row in zip(kept, rows, strict=True)]
+    return [Row(features, cast(float, row.features[TARGET])) for features, row in zip(kept, rows, strict=True)]
 
 
 def run(stage: Stage, rows: Sequence[Row]) -> dict[str, Any]:
@@ -107,12 +108,8 @@ def run(stage: Stage, rows: Sequence[Row]) -> dict[str, Any]:
     spent, (_, peak) = cpu_seconds(pid) - before, memory(pid)
     assert stage.worker(0).end()[0] == 0
     asked = sum(ledger_of(stage, partition)["budget"]["asked"] for partition in range(PARTITIONS))
-    return {
-        "asked": asked,
-        "spent": round(asked / (RATE * ROWS), 4),
-        "cpu_us": round(spent / (ROWS - CRASH_AT) * 1e6),
-        "peak_mib": round(peak, 1),
-    }
+    figures = asked, round(asked / (RATE * ROWS), 4), round(spent / (ROWS - CRASH_AT) * 1e6), round(peak, 1)
+    return dict(zip(FIGURES, figures, strict=True))
 
 
 def feed(stage: Stage, rows: Sequence[Row], numbers: range) -> None:

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -70,7 +71,7 @@ class Gathered(NamedTuple):
 
     candidates: Sequence[Candidate]
     known: Sequence[Outcome]
-    count: int
+    permitted: int
     standing: Standing
 
 
@@ -96,17 +97,24 @@ def line(name: str, repeats: int) -> dict[str, Any]:
     regression = "classification" not in STRATEGIES[name].tasks
     for columns, classes in SHAPES:
         if regression and classes > 2:
+            found[f"us_{columns}x{classes}"] = "-"
             continue
-        usual = list(islice(made(columns, classes), PRIMED + MEASURED))
-        own = list(islice(made(columns, 0), PRIMED + MEASURED)) if regression else usual
-        ways = ((*prepared(name, own), []), (*prepared(YARDSTICK, usual), []))
+        usual = instances_of(columns, classes)
+        ways = prepared(name, instances_of(columns, 0) if regression else usual), prepared(YARDSTICK, usual)
+        times: tuple[list[float], list[float]] = ([], [])
         for _ in range(repeats):
-            for strategy, steps, times in ways:
-                times.append(seconds(copy.deepcopy(strategy), steps) / MEASURED * 1e6)
-        spent, default = (Spread.of(times) for _, _, times in ways)
+            for (strategy, calls), taken in zip(ways, times, strict=True):
+                taken.append(seconds(copy.deepcopy(strategy), calls) / MEASURED * 1e6)
+        spent, default = map(Spread.of, times)
         found[f"us_{columns}x{classes}"] = spent
         ratios.append(round(spent.median / default.median, 2))
     return found | {"ratios": ratios}
+
+
+@cache
+def instances_of(columns: int, classes: int) -> Sequence[Instance]:
+    """Return the instances of one shape, the same for every strategy."""
+    return list(islice(made(columns, classes), PRIMED + MEASURED))
 
 
 def made(columns: int, classes: int) -> Iterator[Instance]:
@@ -114,7 +122,8 @@ def made(columns: int, classes: int) -> Iterator[Instance]:
     random = Random(0)
     labels = [f"class-{number}" for number in range(classes)]
     while True:
-        features: dict[str, Any] = {f"feature-{number}": random.gauss(0.0, 1.0) for number in range(columns)}
+        features = {f"feature-{number}": random.gauss(0.0, 1.0) for number in range(columns)}
+        members: list[Prediction]
         if labels:
             scores = [random.expovariate(1.0) ** 3 for _ in labels]
             members = [

@@ -18,6 +18,7 @@ from typing import Final
 from streamal.messages import Features, Prediction
 from streamal.selection.class_conditional import ClassConditional
 from streamal.selection.coreset import Coreset
+from streamal.selection.grounded import Grounded
 from streamal.selection.strategy import Proposal, Standing, StrategySpec, Unmindful
 
 COVERAGE: Final = 0.2
@@ -46,7 +47,7 @@ class Duo(Unmindful):
         part = self._share * standing.rate
         doubt = self._doubt.propose(features, prediction, replace(standing, rate=standing.rate - part))
         coverage = self._coverage.propose(features, prediction, replace(standing, rate=part))
-        return Proposal(1.0 - (1.0 - doubt.propensity) * (1.0 - coverage.propensity), doubt.utility)
+        return Grounded(1.0 - (1.0 - doubt.propensity) * (1.0 - coverage.propensity), doubt.utility, coverage)
 
     def update(self, features: Features, prediction: Prediction, proposal: Proposal, *, asked: bool) -> None:
         """Show it to both."""
@@ -56,6 +57,9 @@ class Duo(Unmindful):
             self._declined = True
             self._doubt = ClassConditional(self._spec)
         self._doubt.update(features, prediction, proposal, asked=asked)
-        distance = self._coverage.utility(features, prediction)
-        ranked = Proposal(proposal.propensity, math.inf if distance is None else distance)
-        self._coverage.update(features, prediction, ranked, asked=asked)
+        if isinstance(proposal, Grounded):
+            coverage = proposal.grounds
+        else:
+            distance = self._coverage.utility(features, prediction)
+            coverage = Proposal(proposal.propensity, math.inf if distance is None else distance)
+        self._coverage.update(features, prediction, coverage, asked=asked)

@@ -120,7 +120,7 @@ def opposite(vectors: Sequence[Vector], labels: Sequence[Label | None], count: i
         return []
     points = np.stack(vectors, axis=1)
     distances = np.stack([squared_distances(points, vector) for vector in vectors])
-    codes = np.array([list(dict.fromkeys(labels)).index(label) for label in labels])
+    codes = np.array(list(map(list(dict.fromkeys(labels)).index, labels)))
     distances[codes[:, None] == codes] = math.inf
     pairs: list[tuple[int, int]] = []
     while len(pairs) < count:
