@@ -196,7 +196,15 @@ def _explain_run(settings: Settings) -> None:
     click.echo(f"strategy: {plan.strategy} on {settings.model.factory or settings.model.kind} ({task})")
     loan = counted(settings.budget.cold_start_loan, "label")
     click.echo(f"budget: {plan.budget.rate:g} labels per instance, cold-start loan {loan}")
+    _warn(settings)
     click.echo("Everything fits together; no worker was started.")
+
+
+def _warn(settings: Settings) -> None:
+    from streamal import assemble
+
+    for warning in assemble.warnings(settings):
+        click.echo(f"warning: {warning}", err=True)
 
 
 @main.command(epilog=examples("streamal produce instances payments.jsonl", "streamal produce answers answers.jsonl"))
@@ -223,6 +231,7 @@ def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
         "streamal simulate stream.csv --strategy class_conditional --strategy random",
         "streamal simulate stream.csv --seed 0 --seed 1 --seed 2 --plot curves.png",
         "streamal simulate stream.csv --delay 500 --delay-distribution lognormal",
+        "streamal simulate stream.csv --unlabelled-share 0.2 --self-training 0.95",
         "streamal simulate stream.jsonl --label fraud --model gaussian_nb --json",
     )
 )
@@ -245,6 +254,16 @@ def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
     "--annotator-error", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of wrong answers."
 )
 @click.option("--no-answer", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share never answered.")
+@click.option(
+    "--unlabelled-share",
+    type=float,
+    help="Share of the other instances that are learned from without a label; learn.unlabelled_share by default.",
+)
+@click.option(
+    "--self-training",
+    type=float,
+    help="Probability from which on the model's prediction is learned as their label; learn.self_training by default.",
+)
 @click.option("--rows", type=click.IntRange(1), help="Use the first rows only.")
 @click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the learning curves as a PNG.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per run instead of a table.")
@@ -261,6 +280,8 @@ def simulate(
     loan: int | None,
     annotator_error: float,
     no_answer: float,
+    unlabelled_share: float | None,
+    self_training: float | None,
     rows: int | None,
     plot: Path | None,
     as_json: bool,
@@ -277,6 +298,7 @@ def simulate(
     base = settings_of(config)
     base = _changed(base, "budget", rate=rate, cold_start_loan=loan)
     base = _changed(base, "model", kind=model, factory="" if model else None)
+    base = _changed(base, "learn", unlabelled_share=unlabelled_share, self_training=self_training)
     runs = [
         _changed(base, "strategy", name=name, seed=seed)
         for name in strategies or (base.strategy.name,)
@@ -646,6 +668,7 @@ def check(config: Path | None) -> None:
     assemble.check(settings)
     read = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
     click.echo(f"{read} is valid" if read else "there is no streamal.toml here; the defaults are valid")
+    _warn(settings)
 
 
 @config.command(epilog=examples("streamal config show"))
@@ -731,11 +754,16 @@ def explain(request_id: str, as_json: bool, config: Path | None) -> None:
 
     REQUEST_ID is `request_id` of a label request: partition and offset of its instance, as in 0-41.
     """
-    from streamal.service.inspection import in_words
+    from streamal.service.inspection import in_words, unasked_in_words
 
     settings = settings_of(config)
     with opened(settings) as log:
-        request, outcome = inspection_of(settings, log).request(request_id)
+        inspection = inspection_of(settings, log)
+        request, outcome = inspection.request(request_id)
+        unasked = inspection.unasked(request_id) if request is None else None
+    if unasked is not None:
+        click.echo(unasked.encode() if as_json else unasked_in_words(unasked))
+        return
     if request is None:
         message = f"no label request {request_id} is kept; `streamal tail label-requests` lists the last ones"
         raise click.ClickException(message)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from streamal.messages import DeadLetter, LabelRequest, Moments, Outcome, Prediction
+from streamal.messages import DeadLetter, LabelRequest, Moments, Outcome, Prediction, Unlabelled
 
 DriftSource = Literal["errors", "utilities", "features"]
 """What was seen to change: how often the model errs, how much the strategy wants answers, or the mean of a feature."""
@@ -85,6 +85,13 @@ class MomentsTaken:
 
 
 @dataclass(frozen=True, slots=True)
+class UnlabelledTaken:
+    """An instance that nobody is asked about goes to the log, for what learns without answers."""
+
+    record: Unlabelled
+
+
+@dataclass(frozen=True, slots=True)
 class TornRepaired:
     """A new owner adopted so many requests and outcomes of a transaction whose positions never moved."""
 
@@ -107,9 +114,9 @@ class ExampleLearned:
 
 @dataclass(frozen=True, slots=True)
 class ExampleSkipped:
-    """Learning an example failed; the model was restored and goes on without it."""
+    """Learning an example, labelled or not, failed; the model was restored and goes on without it."""
 
-    outcome: Outcome
+    outcome: Outcome | Unlabelled
     error: str
 
 
@@ -155,6 +162,7 @@ Event = (
     | RecordRefused
     | AnswerForwarded
     | MomentsTaken
+    | UnlabelledTaken
     | TornRepaired
     | FoldEvent
 )

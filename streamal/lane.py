@@ -10,17 +10,20 @@ A strategy that pools decides otherwise: what exploration and the loan do not as
 
 Requests that a torn transaction left visible, though its ledger was never stored, are adopted: over the stretch they
 lie in these instances are asked about and no others, so that nobody is asked twice and the bound still holds.
+
+Of the instances that nobody is asked about, a share drawn by chance may go to the log as well, without a label or with
+the one that the served model is sure of. It changes no decision, and costs the budget nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from streamal.events import Event, InstancesDecided, LabelRequested, RequestResolved
+from streamal.events import Event, InstancesDecided, LabelRequested, RequestResolved, UnlabelledTaken
 from streamal.learning.fold import Fold
 from streamal.learning.lookahead import Lookahead
 from streamal.learning.model import Model
@@ -39,6 +42,8 @@ from streamal.messages import (
     Prediction,
     Reason,
     Task,
+    Unlabelled,
+    best_label,
 )
 from streamal.pending import PendingRequests
 from streamal.pooling import Window
@@ -72,7 +77,9 @@ Asked = tuple[float, float, Reason, bool | None]
 class SamplingPlan:
     """How one partition is sampled.
 
-    `serve` asks for the served model's prediction of every instance; otherwise only requests carry one.
+    `serve` asks for the served model's prediction of every instance; otherwise only requests carry one. `unlabelled`
+    is the share of the instances not asked about that the model is to learn from without an answer, `self_training`
+    the probability from which on it takes its own prediction for their label; None for never.
     """
 
     budget: BudgetPlan
@@ -83,6 +90,8 @@ class SamplingPlan:
     seed: int = 0
     task: Task = "classification"
     serve: bool = False
+    unlabelled: float = 0.0
+    self_training: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as a JSON object, for the audit."""
@@ -122,6 +131,7 @@ class Lane:
         self._latest = math.inf
         self._adopted: dict[int, LabelRequest] = {}
         self._adopted_end = 0
+        self._kept: Collection[int] = ()
         self.warmed_from: int | None = None
         """The oldest of the past instances that the soft state was built from, or the open window filled with."""
 
@@ -191,6 +201,7 @@ class Lane:
         outcomes: Sequence[Outcome],
         recent: Sequence[Instance],
         adopted: Sequence[LabelRequest] = (),
+        kept: Collection[int] = (),
     ) -> None:
         """Go on where the former owner of the partition stopped; called once, before anything else."""
         if ledger is not None:
@@ -200,7 +211,8 @@ class Lane:
         for outcome in outcomes:
             self.pending.remove(outcome)
         self._adopted = {request.offset: request for request in adopted}
-        self._adopted_end = max(self._adopted, default=-1) + 1
+        self._kept = kept
+        self._adopted_end = max([*self._adopted, *kept], default=-1) + 1
         if self._strategy.recalls:
             self._recall(requests, outcomes)
         if self._window is not None and ledger is not None:
@@ -249,6 +261,8 @@ class Lane:
                 made: list[Event] = []
                 if asked is not None:
                     made += self._request(instance, served[done - 1] if served else None, asked, now)
+                elif self._window is None or not self._window.waits:
+                    events += self._keep(instance, served[done - 1] if served else None)
                 if self._window is not None and self._window.full:
                     made += self._end_window(self._window, instance.offset, declined, now)
                 events += made
@@ -352,6 +366,7 @@ class Lane:
             candidates, known = self._candidates(instances), self.pending.latest()
             choices = window.chooser.choose(candidates, known, count, self._standing)
         declined["low_utility"] += len(instances) - len(choices)
+        chosen: set[int] = set()
         for place, utility, propensity, synthetic in choices:
             instance = instances[place]
             refusal = self._budget.refusal(instance.cost, len(self.pending), free=False)
@@ -361,6 +376,10 @@ class Lane:
             self._budget.spend(instance.cost, explored=False)
             asked: Asked = utility, propensity, "uncertainty", True
             events += self._request(instance, None, asked, now, synthetic)
+            chosen.add(place)
+        for place, instance in enumerate(instances):
+            if place not in chosen:
+                events += self._keep(instance, None)
         return events
 
     def _adopt(self, instances: Sequence[Instance], end: int, declined: Counter[str], now: float) -> list[Event]:
@@ -373,7 +392,35 @@ class Lane:
             self._budget.spend(instance.cost, explored=False)
             events += self._request(instance, None, (made.utility, made.propensity, made.reason, None), now)
         declined["low_utility"] += len(held)
+        for instance in held.values():
+            events += self._keep(instance, None)
         return events
+
+    def _keep(self, instance: Instance, served: Prediction | None) -> list[UnlabelledTaken]:
+        """Put an instance that nobody is asked about on the log, if chance picks it and the model learns from it."""
+        plan, model = self._plan, self._fold.model
+        if not plan.unlabelled or self._coin.pick(instance.offset) >= plan.unlabelled or instance.offset in self._kept:
+            return []
+        label = probability = None
+        if plan.self_training is not None:
+            # not the copy that has learnt what is pending: it has been told its own guesses already
+            prediction = served or model.predict([instance.features])[0]
+            label = best_label(prediction)
+            probability = None if label is None else prediction[label]
+            if probability is None or not probability >= plan.self_training:
+                label = probability = None
+        if label is None and not model.observes:
+            return []
+        record = Unlabelled(
+            partition=self._partition,
+            offset=instance.offset,
+            instance_id=instance.id,
+            features=instance.features,
+            model_version=self._fold.version,
+            label=label,
+            probability=probability,
+        )
+        return [UnlabelledTaken(record)]
 
     def _candidates(self, instances: Sequence[Instance]) -> list[Candidate]:
         """Let the model see them as it stands now."""

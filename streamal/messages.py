@@ -70,6 +70,16 @@ RESOLVED: Final = {
     "resolved_at": TEXT,
     "annotator": (str, ABSENT),
 }
+WITHOUT_ANSWER: Final = {
+    "partition": COUNT,
+    "offset": COUNT,
+    "instance_id": TEXT,
+    "features": (dict,),
+    "label": (str, ABSENT),
+    "probability": (*NUMBER, ABSENT),
+    "model_version": COUNT,
+}
+"""The types of an instance that nobody was asked about."""
 MALFORMED: Final = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)
 """What reading a value that is not of the expected form may raise."""
 
@@ -85,7 +95,10 @@ Reason = Literal["uncertainty", "exploration", "cold_start", "coverage", "drift"
 AnswerKind = Literal["label", "skip", "unsure", "invalid", "cancel"]
 OutcomeKind = Literal["learned", "abstained", "invalid", "expired", "cancelled", "corrected"]
 OUTCOME_KINDS: Final = frozenset(get_args(OutcomeKind))
-
+UnlabelledKind = Literal["unlabelled", "pseudo_labelled"]
+UNLABELLED_KINDS: Final = frozenset(get_args(UnlabelledKind))
+UNLABELLED: Final = b"unlabelled-"
+"""What the keys of such records begin with."""
 
 VALUE: Final = ""
 """The one key of a regression's prediction; no class is named so, since labels are never empty."""
@@ -267,6 +280,11 @@ class Outcome:
         return f"{self.partition}-{self.offset}"
 
     @property
+    def key(self) -> str:
+        """The key of the record on `outcomes`."""
+        return self.request_id
+
+    @property
     def teaches(self) -> bool:
         """Whether the model learns it."""
         return self.kind == "learned" or (self.kind == "corrected" and self.label is not None)
@@ -300,6 +318,49 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Unlabelled:
+    """An instance that was decided and that nobody was asked about, for what learns without answers.
+
+    `label` is a pseudo-label: the served model's own most probable class, of that `probability`, where self-training is
+    on and it was sure enough; None otherwise. No annotator has said it, so it is no outcome of a request, and counts as
+    none. `model_version` is that of the decision.
+    """
+
+    partition: int
+    offset: int
+    instance_id: str
+    features: Features
+    model_version: int
+    label: str | None = None
+    probability: float | None = None
+
+    @property
+    def key(self) -> str:
+        """The key of the record on `outcomes`."""
+        return f"{UNLABELLED.decode()}{self.partition}-{self.offset}"
+
+    @property
+    def kind(self) -> UnlabelledKind:
+        """Whether the model named a class itself."""
+        return "unlabelled" if self.label is None else "pseudo_labelled"
+
+    def encode(self) -> bytes:
+        """Return the value of the record on `outcomes`."""
+        return orjson.dumps(
+            {
+                "kind": self.kind,
+                "instance_id": self.instance_id,
+                "partition": self.partition,
+                "offset": self.offset,
+                "features": self.features,
+                "label": self.label,
+                "probability": self.probability,
+                "model_version": self.model_version,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Moments:
     """The mergeable moments of the numeric features of `count` instances of a partition, labelled or not."""
 
@@ -307,13 +368,22 @@ class Moments:
     count: int
     moments: Mapping[str, Moment]
 
+    @property
+    def key(self) -> str:
+        """The key of the record on `outcomes`."""
+        return f"moments-{self.partition}"
+
     def encode(self) -> bytes:
         """Return the value of the record on `outcomes`."""
         moments = {name: list(moment) for name, moment in self.moments.items()}
         return orjson.dumps({"kind": "moments", "partition": self.partition, "count": self.count, "moments": moments})
 
 
-def decode_outcome(value: bytes) -> Outcome | Moments:
+Folded = Outcome | Unlabelled | Moments
+"""What lies in `outcomes`, one record each, for the model to fold."""
+
+
+def decode_outcome(value: bytes) -> Folded:
     """Read back a record of `outcomes`; floats come back bit for bit.
 
     >>> decode_outcome(Moments(0, 2, {"x": Moment(2, 0.1, 0.02)}).encode()).moments["x"].mean
@@ -324,7 +394,11 @@ def decode_outcome(value: bytes) -> Outcome | Moments:
     """
     try:
         found = orjson.loads(value)
-        return _moments(found) if found["kind"] == "moments" else _outcome(_checked(found, RESOLVED))
+        if found["kind"] == "moments":
+            return _moments(found)
+        if found["kind"] in UNLABELLED_KINDS:
+            return _unlabelled(_checked(found, WITHOUT_ANSWER))
+        return _outcome(_checked(found, RESOLVED))
     except MALFORMED as error:
         raise ValueError(f"this is no outcome ({type(error).__name__})") from None
 
@@ -353,6 +427,21 @@ def _moments(found: Mapping[str, Any]) -> Moments:
     if not all(type(number) in NUMBER for number in (found["partition"], found["count"], *numbers)):
         raise TypeError("moments")
     return Moments(found["partition"], found["count"], moments)
+
+
+def _unlabelled(found: Mapping[str, Any]) -> Unlabelled:
+    record = Unlabelled(
+        partition=found["partition"],
+        offset=found["offset"],
+        instance_id=found["instance_id"],
+        features=found["features"],
+        model_version=found["model_version"],
+        label=found["label"],
+        probability=found["probability"],
+    )
+    if found["kind"] != record.kind or (record.label is None) != (record.probability is None):
+        raise ValueError("label")
+    return record
 
 
 def _outcome(found: Mapping[str, Any]) -> Outcome:

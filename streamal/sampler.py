@@ -7,7 +7,7 @@ Between two calls of `fold` the model does not change, so a batch is predicted a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,9 +29,9 @@ from streamal.messages import (
     MAX_CLASSES,
     Answer,
     DeadLetter,
+    Folded,
     Instance,
     LabelRequest,
-    Moments,
     Outcome,
     parse_request_id,
 )
@@ -44,7 +44,7 @@ class Handover:
     `ledger` is None for a partition without a history. `requests` are the label requests since the oldest pending
     one, in order; `outcomes` those of this partition since then. `recent` are the last instances before the position,
     to warm soft state with and to fill the open window. `adopted` are requests that a torn transaction left, about
-    instances of that window or still to come.
+    instances of that window or still to come; `kept` are the offsets of those that it left without a label.
     """
 
     ledger: dict[str, Any] | None = None
@@ -52,6 +52,7 @@ class Handover:
     outcomes: Sequence[Outcome] = ()
     recent: Sequence[Instance] = ()
     adopted: Sequence[LabelRequest] = ()
+    kept: Collection[int] = ()
 
 
 class SelectiveSampler:
@@ -80,7 +81,9 @@ class SelectiveSampler:
     def open(self, partition: int, handover: Handover) -> Lane:
         """Take over a partition."""
         lane = Lane(self._plans[partition], partition, self._fold)
-        lane.take_over(handover.ledger, handover.requests, handover.outcomes, handover.recent, handover.adopted)
+        lane.take_over(
+            handover.ledger, handover.requests, handover.outcomes, handover.recent, handover.adopted, handover.kept
+        )
         self.lanes[partition] = lane
         return lane
 
@@ -132,7 +135,7 @@ class SelectiveSampler:
                 events.append(MomentsTaken(moments))
         return events
 
-    def fold(self, records: Iterable[tuple[int, Outcome | Moments]]) -> list[FoldEvent]:
+    def fold(self, records: Iterable[tuple[int, Folded]]) -> list[FoldEvent]:
         """Fold records of `outcomes` with their offsets, in order."""
         before = self._fold.version
         events = self._fold.fold(records)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved
+from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved, UnlabelledTaken
 from streamal.lane import SamplingPlan
 from streamal.learning import presets, snapshot
 from streamal.learning.allowed import Allowed
@@ -19,11 +19,11 @@ from streamal.learning.model import Model
 from streamal.messages import (
     Answer,
     Features,
+    Folded,
     Instance,
     Label,
     LabelRequest,
     Moment,
-    Moments,
     Outcome,
     Prediction,
     Received,
@@ -40,14 +40,18 @@ STEP: Final = 50
 class Constant:
     """A model that always says the same, and keeps what it was told."""
 
-    def __init__(self, prediction: Prediction, *, task: Task = "classification", scales: bool = False) -> None:
+    def __init__(
+        self, prediction: Prediction, *, task: Task = "classification", scales: bool = False, observes: bool = False
+    ) -> None:
         self._prediction = prediction
         self.task = task
         self.lookahead = self.ensemble = False
         self.scales = scales
+        self.observes = observes
         self.classes: Collection[str] = ()
         self.learned: list[tuple[Features, Label, float]] = []
         self.merged: list[Mapping[str, Moment]] = []
+        self.observed: list[Features] = []
 
     def members(self, features: Features) -> list[Prediction]:
         return [self._prediction] * 3
@@ -58,13 +62,16 @@ class Constant:
     def learn(self, features: Features, label: Label, weight: float = 1.0) -> None:
         self.learned.append((features, label, weight))
 
+    def observe(self, features: Features) -> None:
+        self.observed.append(features)
+
     def merge(self, moments: Mapping[str, Moment]) -> None:
         self.merged.append(moments)
 
     def copy(self) -> Constant:
-        copied = Constant(self._prediction, task=self.task, scales=self.scales)
+        copied = Constant(self._prediction, task=self.task, scales=self.scales, observes=self.observes)
         copied.classes = self.classes
-        copied.learned, copied.merged = list(self.learned), list(self.merged)
+        copied.learned, copied.merged, copied.observed = list(self.learned), list(self.merged), list(self.observed)
         return copied
 
 
@@ -163,6 +170,8 @@ class Partition:
                 self._append(event.outcome)
             elif isinstance(event, MomentsTaken):
                 self._append(event.moments)
+            elif isinstance(event, UnlabelledTaken):
+                self._append(event.record)
 
     def settle(self, position: int) -> None:
         """Let what is due by now come in, and fold it."""
@@ -171,7 +180,7 @@ class Partition:
             self.take(self.sampler.answer(0, [answer_to(request_id, label)], float(position // STEP)))
         self.take(self.sampler.tick(float(position // STEP)))
 
-    def _append(self, record: Outcome | Moments) -> None:
+    def _append(self, record: Folded) -> None:
         self.outcomes.append(record.encode())
         self.sampler.fold([(len(self.outcomes) - 1, record)])
 

@@ -16,11 +16,11 @@ from streamal.annotate.oracle import Oracle
 from streamal.evaluate.estimate import Estimator
 from streamal.evaluate.prequential import Prequential
 from streamal.evaluate.stream import Row
-from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved
+from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved, UnlabelledTaken
 from streamal.lane import SamplingPlan
 from streamal.learning.fold import Fold
 from streamal.learning.model import Model
-from streamal.messages import Answer, Instance, Label, Moments, Outcome, Prediction, Received
+from streamal.messages import Answer, Folded, Instance, Label, Prediction, Received
 from streamal.sampler import Handover, SelectiveSampler
 from streamal.web.status import Estimates
 
@@ -42,7 +42,9 @@ class Simulation:
     """The result of one run.
 
     `max_overshoot` is the largest excess of `asked` over its bound at any prefix, in labels; at most 0 when the
-    budget held. `scores` are those of all instances, `estimates` what a service would have known of them.
+    budget held. `scores` are those of all instances, `estimates` what a service would have known of them. `unlabelled`
+    instances were observed without a label, `pseudo_labelled` ones learned with the model's own, which was right as
+    often as `pseudo_accuracy` says (None where there are none).
     """
 
     instances: int
@@ -58,6 +60,9 @@ class Simulation:
     seed: int
     delay: int
     learned: int
+    unlabelled: int
+    pseudo_labelled: int
+    pseudo_accuracy: float | None
     curve: tuple[CurvePoint, ...]
 
     def summary(self) -> dict[str, Any]:
@@ -99,6 +104,7 @@ class Simulator:
         self.scores = Prequential()
         self.estimator = Estimator(audits=math.inf, requests=math.inf)
         self.learned = 0
+        self.unlabelled = self.pseudo_labelled = self.pseudo_right = 0
         self.max_overshoot = -float("inf")
 
     def step(self, number: int, row: Row) -> Taken:
@@ -106,7 +112,8 @@ class Simulator:
         instance = Instance(number, float(number), str(number), row.features)
         asked, prediction = False, None
         self._labels.append(row.label)
-        for event in self._sampler.see(0, [instance], float(number)):
+        events = self._sampler.see(0, [instance], float(number))
+        for event in events:
             self.estimator.observe(event)
             if isinstance(event, InstancesDecided):
                 prediction = event.predictions[0]
@@ -119,7 +126,7 @@ class Simulator:
         budget = self._plan.budget
         bound = max(budget.loan, self.lane.allowed + 1.0) if budget.loan else self.lane.allowed
         self.max_overshoot = max(self.max_overshoot, self.lane.asked - bound)
-        self._log(self._sampler.tick(float(number)))
+        self._log([*events, *self._sampler.tick(float(number))])
         self._answer(number)
         return Taken(asked, prediction or {})
 
@@ -134,13 +141,18 @@ class Simulator:
     def _log(self, events: Iterable[Event]) -> None:
         """Fold what would go to `outcomes`, as every worker does when it reads it back."""
         for event in events:
-            record: Outcome | Moments
+            record: Folded
             if isinstance(event, RequestResolved):
                 self.estimator.observe(event)
                 record = event.outcome
                 self.learned += record.kind == "learned"
             elif isinstance(event, MomentsTaken):
                 record = event.moments
+            elif isinstance(event, UnlabelledTaken):
+                record = event.record
+                self.unlabelled += record.label is None
+                self.pseudo_labelled += record.label is not None
+                self.pseudo_right += record.label == self._labels[record.offset]
             else:
                 continue
             self._sampler.fold([(self._log_end, record)])
@@ -188,5 +200,8 @@ def simulate(
         seed=plan.seed,
         delay=int(oracle.delay),
         learned=simulator.learned,
+        unlabelled=simulator.unlabelled,
+        pseudo_labelled=simulator.pseudo_labelled,
+        pseudo_accuracy=simulator.pseudo_right / pseudo if (pseudo := simulator.pseudo_labelled) else None,
         curve=tuple(curve),
     )

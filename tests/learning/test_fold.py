@@ -29,6 +29,7 @@ class Fragile:
         self.lookahead = model.lookahead
         self.ensemble = model.ensemble
         self.scales = model.scales
+        self.observes = model.observes
         self.classes = model.classes
 
     def members(self, features: Features) -> list[Prediction]:
@@ -40,6 +41,11 @@ class Fragile:
     def learn(self, features: Features, label: Label, weight: float = 1.0) -> None:
         self._model.learn(features, label, weight)
         if label == POISON:
+            raise self._error
+
+    def observe(self, features: Features) -> None:
+        self._model.observe(features)
+        if POISON in features:
             raise self._error
 
     def merge(self, moments: Mapping[str, Moment]) -> None:
