@@ -17,6 +17,7 @@ from benchmarks.estimates import coverage
 from benchmarks.restart import restart
 from benchmarks.service import delivery, heritage, kafka_loop, never_answered
 from benchmarks.stall import stall
+from benchmarks.unlabelled import observing, self_training
 
 
 class Case(NamedTuple):
@@ -87,6 +88,16 @@ CASES: Final[Mapping[str, Case]] = {
         "how often the 95 % intervals of the live estimates hold the truth in 400 simulated runs, and the naive bias",
         "accuracy: 92 to 98 % of the intervals",
         coverage,
+    ),
+    "unlabelled/self-training": Case(
+        "kappa with self-training beside that with answers only, on streams with answers at once and 100 rows late",
+        "none: it is off by default",
+        self_training,
+    ),
+    "unlabelled/observing": Case(
+        "kappa of a pipeline whose scaler observes unlabelled instances, beside one that sees answers only",
+        "no loss, on average",
+        observing,
     ),
     "stall/snapshot": Case(
         "longest stall of the loop's thread by one snapshot of a forest: written by the loop, and by a child",

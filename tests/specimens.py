@@ -9,6 +9,7 @@ from random import Random
 from typing import Any, Final
 
 import orjson
+from river import naive_bayes, preprocessing
 
 from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved, UnlabelledTaken
 from streamal.lane import SamplingPlan
@@ -97,6 +98,11 @@ class Settled(Constant):
 def logistic() -> Model:
     """Return a logistic regression that scales by labelled rows, so that it is a function of the answers alone."""
     return presets.build("logistic_regression", parameters={}, scaling="labelled", seed=0)
+
+
+def scaled() -> Any:
+    """Return a pipeline as a user's `model.factory` may: its scaler needs no label."""
+    return preprocessing.StandardScaler() | naive_bayes.GaussianNB()
 
 
 def stream(count: int, seed: int = 0, *, replay: bool = False) -> list[Instance]:

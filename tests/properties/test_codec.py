@@ -15,6 +15,7 @@ from streamal.messages import (
     Moment,
     Moments,
     Outcome,
+    Unlabelled,
     decode_outcome,
     from_iso,
     parse_request_id,
@@ -64,6 +65,14 @@ outcomes = st.builds(
     resolved_at=times,
     annotator=st.none() | texts,
 )
+unlabelled = st.builds(
+    lambda label, **parts: Unlabelled(**parts, label=label and label[0], probability=label and label[1]),
+    **places,
+    instance_id=texts,
+    features=features,
+    model_version=st.integers(0, 2**53),
+    label=st.none() | st.tuples(texts.filter(bool), shares),
+)
 moments = st.builds(
     Moments,
     partition=st.integers(0, 1_000),
@@ -85,6 +94,11 @@ def test_a_label_request_is_read_back_bit_for_bit(request: LabelRequest) -> None
 @given(outcomes)
 def test_an_outcome_is_read_back_bit_for_bit(outcome: Outcome) -> None:
     assert exact(decode_outcome(outcome.encode())) == exact(outcome)
+
+
+@given(unlabelled)
+def test_an_instance_without_an_answer_is_read_back_bit_for_bit(record: Unlabelled) -> None:
+    assert exact(decode_outcome(record.encode())) == exact(record)
 
 
 @given(moments)

@@ -22,7 +22,7 @@ from streamal.errors import BadRecord, ConfigError, SnapshotRefused
 from streamal.learning.allowed import ALLOWED
 from streamal.learning.presets import build
 from streamal.learning.snapshot import LENGTH_BYTES, MAGIC, SIGNATURE_BYTES, load, sign
-from streamal.messages import LabelRequest, Moment, Moments, Outcome, decode_outcome
+from streamal.messages import LabelRequest, Moment, Moments, Outcome, Unlabelled, decode_outcome
 from streamal.service.ledgers import Pointers, decode_metadata, encode_metadata, frame, unframe
 from streamal.settings import example_toml
 from streamal.settings import load as load_settings
@@ -63,6 +63,7 @@ OUTCOME = Outcome(
     "learned", 0, 3, "i", {"x": 1.5}, "a", 1.0, {"a": 1.0}, 0.5, 0.5, "uncertainty", True, "split", 7, 1.0, 2.0, "ada"
 )
 MOMENTS = Moments(0, 4, {"x": Moment(4, 0.5, 1.0)})
+UNLABELLED = Unlabelled(0, 3, "i", {"x": 1.5}, 7, "a", 0.9)
 
 
 def mutated(valid: bytes) -> st.SearchStrategy[bytes]:
@@ -132,7 +133,7 @@ def test_answers(value: bytes | None, given_headers: Headers, number: bool) -> N
         assert (found.label is not None) == (found.kind == "label")
 
 
-@given(value=hostile(OUTCOME.encode()) | mutated(MOMENTS.encode()))
+@given(value=hostile(OUTCOME.encode()) | mutated(MOMENTS.encode()) | mutated(UNLABELLED.encode()))
 def test_outcomes(value: bytes) -> None:
     with suppress(ValueError):
         found = decode_outcome(value)
@@ -304,6 +305,7 @@ def test_the_fuzzed_specimens_are_valid() -> None:
         lambda: AnswerDecoder("classification")(Came(orjson.dumps(ANSWER))),
         lambda: decode_outcome(OUTCOME.encode()),
         lambda: decode_outcome(MOMENTS.encode()),
+        lambda: decode_outcome(UNLABELLED.encode()),
         lambda: LabelRequest.decode(REQUEST.encode()),
         lambda: decode_metadata(LEDGER),
         lambda: pickle.dumps(blob_of("gaussian_nb")),
