@@ -416,21 +416,30 @@ def test_a_pseudo_label_is_what_the_served_model_says_and_not_the_copy_that_gues
     seed=st.integers(0, 2**32),
     delay=st.sampled_from([0, 120]),
     bar=st.sampled_from([None, 0.55]),
-    replay=st.booleans(),
     cuts=st.sets(st.integers(1, 399), max_size=40),
 )
 def test_however_a_stream_is_cut_the_same_instances_lie_at_the_same_places(
-    strategy: str, seed: int, delay: int, bar: float | None, replay: bool, cuts: set[int]
+    strategy: str, seed: int, delay: int, bar: float | None, cuts: set[int]
 ) -> None:
     chosen = replace(plan(strategy, seed=seed), unlabelled=0.4, self_training=bar)
-    instances = stream(400, seed, replay=replay)
+    instances = stream(400, seed)
     models = (logistic(), logistic()) if bar else (Constant(UNSURE, observes=True), Constant(UNSURE, observes=True))
-    whole, cut = (Partition(chosen, model, delay=0 if replay else delay) for model in models)
+    whole, cut = (Partition(chosen, model, delay=delay) for model in models)
     whole.run(instances)
     cut.run(instances, cuts)
     assert cut.outcomes == whole.outcomes
     assert any(isinstance(decode_outcome(value), Unlabelled) for value in whole.outcomes)
     assert cut.requests == whole.requests
+
+
+@pytest.mark.parametrize("strategy", ["random", "pool"])
+def test_beside_labels_that_instances_brought_they_lie_in_the_order_of_the_stream(strategy: str) -> None:
+    instances = stream(600, replay=True)
+    whole, cut = observing(0.5, strategy), observing(0.5, strategy)
+    expected = whole.decide(instances, 0.0)[:-1]
+    found = [event for start in range(0, 600, 7) for event in cut.decide(instances[start : start + 7], 0.0)[:-1]]
+    assert found == expected
+    assert {RequestResolved, UnlabelledTaken} <= set(map(type, found))
 
 
 def test_what_a_torn_transaction_kept_is_not_kept_again_nor_asked_about() -> None:

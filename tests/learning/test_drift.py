@@ -306,7 +306,7 @@ def test_pseudo_labels_are_no_errors_and_the_background_model_learns_none() -> N
     """However wrong they are: they are the served model's own."""
     records = turning(900, 400)
     at = places(records)
-    assert at.keys() == {DriftWarned, DriftDetected, ModelReplaced}
+    assert at.keys() >= {DriftWarned, DriftDetected, ModelReplaced}
     wrong = [Unlabelled(0, n, "", record.features, 0, "rare", 0.99) for n, record in enumerate(records)]
     told = active(Constant({"rare": 1.0})).fold(numbered(wrong))
     assert told == []

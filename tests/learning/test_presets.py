@@ -441,7 +441,7 @@ def test_in_unions_the_supervised_parts_learn_nothing(factories: ModuleType) -> 
     [scaler] = [part["StandardScaler"] for part in parts if isinstance(part, compose.Pipeline)]
     [aggregate] = [part for part in parts if isinstance(part, feature_extraction.TargetAgg)]
     assert (dict(scaler.counts), dict(scaler.means)) == (dict(alone.counts), dict(alone.means))
-    assert not aggregate._groups
+    assert [found.n for found in aggregate._groups.values()] == [0.0]
 
 
 def test_what_an_anomaly_filter_takes_out_does_not_reach_the_steps_behind(factories: ModuleType) -> None:
