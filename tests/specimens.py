@@ -42,13 +42,20 @@ class Constant:
     """A model that always says the same, and keeps what it was told."""
 
     def __init__(
-        self, prediction: Prediction, *, task: Task = "classification", scales: bool = False, observes: bool = False
+        self,
+        prediction: Prediction,
+        *,
+        task: Task = "classification",
+        scales: bool = False,
+        observes: bool = False,
+        examples: int = 1_000,
     ) -> None:
         self._prediction = prediction
         self.task = task
         self.lookahead = self.ensemble = False
         self.scales = scales
         self.observes = observes
+        self.examples = examples
         self.classes: Collection[str] = ()
         self.learned: list[tuple[Features, Label, float]] = []
         self.merged: list[Mapping[str, Moment]] = []
@@ -70,7 +77,9 @@ class Constant:
         self.merged.append(moments)
 
     def copy(self) -> Constant:
-        copied = Constant(self._prediction, task=self.task, scales=self.scales, observes=self.observes)
+        copied = Constant(
+            self._prediction, task=self.task, scales=self.scales, observes=self.observes, examples=self.examples
+        )
         copied.classes = self.classes
         copied.learned, copied.merged, copied.observed = list(self.learned), list(self.merged), list(self.observed)
         return copied

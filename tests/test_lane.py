@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from specimens import Constant, Partition, answer_to, logistic, stream
 
 from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved, UnlabelledTaken
-from streamal.lane import MOMENTS_EVERY, REPLAY, Lane, SamplingPlan
+from streamal.lane import LEAST_TAUGHT, MOMENTS_EVERY, REPLAY, Lane, SamplingPlan
 from streamal.learning.fold import Fold
 from streamal.messages import Instance, LabelRequest, Moment, Moments, Prediction, Unlabelled, decode_outcome
 from streamal.selection.budget import LOAN_EVERY, LOAN_WITHIN, Budget, BudgetPlan, Limit
@@ -389,15 +389,22 @@ def test_a_prediction_that_reaches_the_bar_is_a_pseudo_label(
     assert {(one.label, one.probability) for one in found} <= {(label, None if label is None else 0.6)}
 
 
-@pytest.mark.parametrize("prediction", [{}, {"usual": math.nan, "rare": math.nan}])
-def test_a_model_that_knows_nothing_gives_no_pseudo_label(prediction: Prediction) -> None:
+@pytest.mark.parametrize("prediction", [{}, {"usual": 1.0}, {"usual": math.nan, "rare": math.nan}])
+def test_a_model_that_knows_nothing_or_one_class_gives_no_pseudo_label(prediction: Prediction) -> None:
     chosen = replace(plan(), unlabelled=1.0, self_training=0.9)
     assert kept_of(Lane(chosen, 0, Fold(Constant(prediction))).decide(stream(50), 0.0)) == []
 
 
+@pytest.mark.parametrize(("examples", "given"), [(LEAST_TAUGHT - 1, False), (LEAST_TAUGHT, True)])
+def test_a_model_that_has_learned_little_gives_no_pseudo_label(examples: int, given: bool) -> None:
+    chosen = replace(plan(), unlabelled=1.0, self_training=0.6)
+    lane = Lane(chosen, 0, Fold(Constant(UNSURE, examples=examples)))
+    assert bool(kept_of(lane.decide(stream(50), 0.0))) is given
+
+
 def test_a_pseudo_label_is_what_the_served_model_says_and_not_the_copy_that_guesses() -> None:
     partition = Partition(replace(plan(), unlabelled=1.0, self_training=0.6), logistic(), delay=60)
-    partition.run(stream(600))
+    partition.run(stream(1_200))
     records = [decode_outcome(value) for value in partition.outcomes]
     found = [record for record in records if isinstance(record, Unlabelled)]
     assert len(found) > 40

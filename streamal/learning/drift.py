@@ -111,6 +111,11 @@ class WatchedModel:
         return self.served.classes
 
     @property
+    def examples(self) -> int:
+        """How many the served model has learned."""
+        return self.served.examples
+
+    @property
     def ensemble(self) -> bool:
         """Whether the served model is made of several."""
         return self.served.ensemble

@@ -51,6 +51,10 @@ class Model(Protocol):
         """The classes learned so far, none for a regression; how many there may be is for the caller to bound."""
 
     @property
+    def examples(self) -> int:
+        """How many labelled examples it has learned."""
+
+    @property
     def ensemble(self) -> bool:
         """Whether several members vote, as a committee strategy needs it."""
 

@@ -93,6 +93,11 @@ class OnlineModel:
         return self._labels.keys()
 
     @property
+    def examples(self) -> int:
+        """How many labelled examples it has learned."""
+        return self._learned
+
+    @property
     def ensemble(self) -> bool:
         """Whether the estimator is made of several."""
         return isinstance(self.estimator, Ensemble)
@@ -197,6 +202,7 @@ class FactoryModel:
         self._weighted = weighted
         self._known: dict[str, None] = {}
         self._observed: dict[str, None] = {}
+        self._learned = 0
         self._labels: dict[str, None] = {}
 
     @property
@@ -223,6 +229,11 @@ class FactoryModel:
     def classes(self) -> Collection[str]:
         """The classes, in the order they were first learned."""
         return self._labels.keys()
+
+    @property
+    def examples(self) -> int:
+        """How many labelled examples it has learned."""
+        return self._learned
 
     @property
     def ensemble(self) -> bool:
@@ -258,6 +269,7 @@ class FactoryModel:
             self.estimator.learn_one(present, label, w=weight)
         else:
             self.estimator.learn_one(present, label)
+        self._learned += 1
 
     def observe(self, features: Features) -> None:
         """Let the parts that need no label learn from an instance, by the first `MAX_OBSERVED` names they meet."""

@@ -42,6 +42,7 @@ class Fragile:
         self.ensemble = model.ensemble
         self.scales = model.scales
         self.observes = model.observes
+        self.examples = model.examples
         self.classes = model.classes
 
     def members(self, features: Features) -> list[Prediction]:

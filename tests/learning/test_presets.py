@@ -414,6 +414,7 @@ def test_a_pipelines_scaler_learns_from_what_has_no_label_and_its_classifier_doe
     assert dict(scaler_of(model).counts) == {"a": 30, "b": 30}
     assert (list(model.classes), model.predict(ROWS[:1])) == ([], [{}])
     model.learn(ROWS[0], "p")
+    assert model.examples == 1
     assert scaler_of(model).counts["a"] == 31, "what has a label is learned once, by River's own update"
 
 

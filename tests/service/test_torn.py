@@ -291,6 +291,7 @@ def test_another_config_is_named_beside_the_differences(solo: Callable[..., Solo
 
 TRAINED: dict[str, Mapping[str, Any]] = {
     "instance": {"label": "label"},
+    "budget": {"rate": 0.4},
     "learn": {"unlabelled_share": 1.0, "self_training": 0.51},
     "model": {"kind": "gaussian_nb"},
     "strategy": {"window": 32},
