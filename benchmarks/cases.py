@@ -19,6 +19,7 @@ from benchmarks.restart import restart
 from benchmarks.service import delivery, heritage, kafka_loop, never_answered
 from benchmarks.stall import stall
 from benchmarks.strategies import cost as strategies_cost
+from benchmarks.unlabelled import observing, self_training
 
 
 class Case(NamedTuple):
@@ -104,6 +105,16 @@ CASES: Final[Mapping[str, Case]] = {
         "by the true gain of the later half of the labels: how often it is said that labels pay, or no longer",
         "no longer: at most 5 % where 3 points and more were gained",
         stopping,
+    ),
+    "unlabelled/self-training": Case(
+        "kappa with self-training beside that with answers only, on streams with answers at once and 100 rows late",
+        "none: it is off by default",
+        self_training,
+    ),
+    "unlabelled/observing": Case(
+        "kappa of a pipeline whose scaler observes unlabelled instances, beside one that sees answers only",
+        "no loss, on average",
+        observing,
     ),
     "stall/snapshot": Case(
         "longest stall of the loop's thread by one snapshot of a forest: written by the loop, and by a child",

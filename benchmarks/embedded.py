@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import orjson
 from rich.console import Console
@@ -86,7 +86,7 @@ def rows_of(name: str) -> Sequence[Row]:
     if "classification" in STRATEGIES[name].tasks:
         return rows
     kept = [{key: value for key, value in row.features.items() if key != TARGET} for row in rows]
-    return [Row(features, row.features[TARGET]) for features, row in zip(kept, rows, strict=True)]
+    return [Row(features, cast(float, row.features[TARGET])) for features, row in zip(kept, rows, strict=True)]
 
 
 def run(stage: Stage, rows: Sequence[Row]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ class Instance(NamedTuple):
 
     features: Features
     prediction: Prediction
-    members: list[Prediction]
+    members: Sequence[Prediction]
     label: str | float
 
 
@@ -58,7 +58,7 @@ class Spoken:
         self._members = {id(instance.features): instance.members for instance in instances}
         self._any = instances[0].prediction
 
-    def members(self, features: Features) -> list[Prediction]:
+    def members(self, features: Features) -> Sequence[Prediction]:
         return self._members[id(features)]
 
     def predict(self, batch: Sequence[Features]) -> list[Prediction]:
@@ -70,7 +70,7 @@ class Gathered(NamedTuple):
 
     candidates: Sequence[Candidate]
     known: Sequence[Outcome]
-    count: int
+    number: int
     standing: Standing
 
 
@@ -82,6 +82,10 @@ class Step(NamedTuple):
     asked: bool
     answered: Sequence[Outcome]
     gathered: Gathered | None
+
+
+Way = tuple[QueryStrategy, list[Step], list[float]]
+"""A strategy, what is called, and how long it took each time."""
 
 
 def cost(stream: Path, repeats: int) -> list[dict[str, Any]]:
@@ -99,7 +103,7 @@ def line(name: str, repeats: int) -> dict[str, Any]:
             continue
         usual = list(islice(made(columns, classes), PRIMED + MEASURED))
         own = list(islice(made(columns, 0), PRIMED + MEASURED)) if regression else usual
-        ways = ((*prepared(name, own), []), (*prepared(YARDSTICK, usual), []))
+        ways: tuple[Way, ...] = ((*prepared(name, own), []), (*prepared(YARDSTICK, usual), []))
         for _ in range(repeats):
             for strategy, steps, times in ways:
                 times.append(seconds(copy.deepcopy(strategy), steps) / MEASURED * 1e6)

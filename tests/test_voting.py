@@ -133,8 +133,7 @@ def test_each_annotator_has_one_vote(handed_over: bool) -> None:
 @pytest.mark.parametrize("name", [None, ""])
 def test_whoever_gives_no_name_is_told_to(name: str | None) -> None:
     asked = Asked()
-    for said in ({"label": "ok"}, {"kind": "unsure"}):
-        event = asked.says(name, **said)
+    for event in (asked.says(name, "ok"), asked.says(name, kind="unsure")):
         assert refused(event) == "missing_annotator"
         assert isinstance(event, RecordRefused)
         assert "3 different annotators" in event.letter.message

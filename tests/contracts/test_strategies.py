@@ -292,7 +292,8 @@ def simulated(kind: str, name: str, rows: list[Row], *, loan: int = 20) -> Simul
 
 @pytest.mark.parametrize("kind", sorted(MODELS.keys() - RESTLESS))
 def test_presets_that_settle_say_the_same_so_that_one_stands_for_all(kind: str) -> None:
-    model, features = presets.build(kind, parameters={}, scaling="all", seed=0), {"x": 1.0, "text": "the same"}
+    model = presets.build(kind, parameters={}, scaling="all", seed=0)
+    features: Features = {"x": 1.0, "text": "the same"}
     assert model.predict([features]) == [{}]
     for _ in range(300):
         model.learn(features, "a")
@@ -347,7 +348,8 @@ def test_memory_is_bounded_as_stated(name: str, monkeypatch: pytest.MonkeyPatch)
 @cache
 def changing() -> list[tuple[Features, Prediction, str]]:
     """Return instances that each bring a new feature, in predictions and labels of three classes out of twelve."""
-    random, found = Random(0), []
+    random = Random(0)
+    found: list[tuple[Features, Prediction, str]] = []
     for number, instance in enumerate(stream(5_000)):
         usual, rare, third = (f"c{(number // 50 + shift) % 12}" for shift in range(3))
         share = random.random()
