@@ -19,6 +19,7 @@ from benchmarks.restart import restart
 from benchmarks.service import delivery, heritage, kafka_loop, never_answered
 from benchmarks.stall import stall
 from benchmarks.strategies import cost as strategies_cost
+from benchmarks.unlabelled import observing, self_training
 
 
 class Case(NamedTuple):
@@ -109,6 +110,16 @@ CASES: Final[Mapping[str, Case]] = {
         "the same for models that are right with given chances, by the number of audit labels, 400 draws each",
         "no longer: at most 5 % where 5 points and more were gained",
         drawn,
+    ),
+    "unlabelled/self-training": Case(
+        "kappa with self-training beside that with answers only, on streams with answers at once and 100 rows late",
+        "none: it is off by default",
+        self_training,
+    ),
+    "unlabelled/observing": Case(
+        "kappa of a pipeline whose scaler observes unlabelled instances, beside one that sees answers only",
+        "no loss, on average",
+        observing,
     ),
     "stall/snapshot": Case(
         "longest stall of the loop's thread by one snapshot of a forest: written by the loop, and by a child",

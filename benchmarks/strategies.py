@@ -46,7 +46,7 @@ class Instance(NamedTuple):
 
     features: Features
     prediction: Prediction
-    members: list[Prediction]
+    members: Sequence[Prediction]
     label: str | float
 
 
@@ -59,7 +59,7 @@ class Spoken:
         self._members = {id(instance.features): instance.members for instance in instances}
         self._any = instances[0].prediction
 
-    def members(self, features: Features) -> list[Prediction]:
+    def members(self, features: Features) -> Sequence[Prediction]:
         return self._members[id(features)]
 
     def predict(self, batch: Sequence[Features]) -> list[Prediction]:
@@ -83,6 +83,10 @@ class Step(NamedTuple):
     asked: bool
     answered: Sequence[Outcome]
     gathered: Gathered | None
+
+
+Way = tuple[QueryStrategy, list[Step], list[float]]
+"""A strategy, what is called, and how long it took each time."""
 
 
 def cost(stream: Path, repeats: int) -> list[dict[str, Any]]:

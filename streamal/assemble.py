@@ -205,6 +205,8 @@ def plans_of(settings: Settings, task: Task, partitions: int, *, paused: bool = 
             task=task,
             serve=bool(settings.topics.predictions),
             answers=settings.annotation.answers_per_request,
+            unlabelled=settings.learn.unlabelled_share,
+            self_training=settings.learn.self_training,
         )
         for plan in whole.deal(partitions, burst=budget.burst)
     ]
@@ -269,10 +271,32 @@ def check(settings: Settings) -> Model:
     numbers = not types or any(kind != "string" for kind in types.values())
     registry.check(strategy.name, strategy.parameters, model.task, ensemble=model.ensemble, numbers=numbers)
     plans = plans_of(settings, model.task, settings.transport.partitions)
+    if settings.learn.self_training is not None and model.task == "regression":
+        message = (
+            f"learn.self_training takes the most probable class for the label, but "
+            f"{settings.model.factory or settings.model.kind} predicts numbers: leave it out, or choose a classifier"
+        )
+        raise ConfigError(message)
     chooser = plans[0].build_strategy(Fold(model)).pools
     if chooser is not None and "pool_window" in strategy.parameters:
         pooling.check(chooser.size, plans[0].budget)
     return model
+
+
+def warnings(settings: Settings) -> list[str]:
+    """Return what works, but is hardly what was meant; a line each.
+
+    Raises:
+        ModelError: the model cannot be built.
+    """
+    learn, name = settings.learn, settings.model.factory or settings.model.kind
+    if not learn.unlabelled_share or learn.self_training is not None or build_model(settings).observes:
+        return []
+    return [
+        f"learn.unlabelled_share = {learn.unlabelled_share:g} has no effect: nothing in {name} learns without a label, "
+        "so no such instance is put on the log; a model.factory whose transformers do would, and so would "
+        "learn.self_training"
+    ]
 
 
 def config_hash(settings: Settings) -> str:

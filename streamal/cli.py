@@ -254,7 +254,15 @@ def _explain_run(settings: Settings) -> None:
     click.echo(_budget_in_words(settings.budget))
     for line in answers_in_words(settings):
         click.echo(line)
+    _warn(settings)
     click.echo("Everything fits together; no worker was started.")
+
+
+def _warn(settings: Settings) -> None:
+    from streamal import assemble
+
+    for warning in assemble.warnings(settings):
+        click.echo(f"warning: {warning}", err=True)
 
 
 def _budget_in_words(budget: Budget) -> str:
@@ -293,6 +301,7 @@ def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
         "streamal simulate stream.csv --seed 0 --seed 1 --seed 2 --plot curves.png",
         "streamal simulate stream.csv --delay 500 --delay-distribution lognormal",
         "streamal simulate stream.csv --answers-per-request 3 --annotator-error 0.2",
+        "streamal simulate stream.csv --unlabelled-share 0.2 --self-training 0.95",
         "streamal simulate stream.jsonl --label fraud --model gaussian_nb --json",
         "streamal simulate stream.csv.gz --advise",
     )
@@ -323,6 +332,16 @@ def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
     help="Annotators who answer each request; annotation.answers_per_request by default.",
 )
 @click.option("--no-answer", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share never answered.")
+@click.option(
+    "--unlabelled-share",
+    type=float,
+    help="Share of the other instances that are learned from without a label; learn.unlabelled_share by default.",
+)
+@click.option(
+    "--self-training",
+    type=float,
+    help="Probability from which on the model's prediction is learned as their label; learn.self_training by default.",
+)
 @click.option("--rows", type=click.IntRange(1), help="Use the first rows only.")
 @click.option(
     "--control/--no-control",
@@ -347,6 +366,8 @@ def simulate(
     annotator_error: float,
     answers_per_request: int | None,
     no_answer: float,
+    unlabelled_share: float | None,
+    self_training: float | None,
     rows: int | None,
     control: bool,
     plot: Path | None,
@@ -372,6 +393,7 @@ def simulate(
     model, *more = models or (None,)
     base = _changed(base, "model", kind=model, factory="" if model else None)
     base = _changed(base, "annotation", answers_per_request=answers_per_request)
+    base = _changed(base, "learn", unlabelled_share=unlabelled_share, self_training=self_training)
     if advise:
         if plot:
             message = "--plot draws learning curves of strategies, and --advise has none; leave one of them out"
@@ -816,6 +838,7 @@ def check(config: Path | None) -> None:
     click.echo(_budget_in_words(settings.budget))
     for line in answers_in_words(settings):
         click.echo(line)
+    _warn(settings)
 
 
 @config.command(epilog=examples("streamal config show"))
@@ -910,11 +933,16 @@ def explain(request_id: str, as_json: bool, config: Path | None) -> None:
 
     REQUEST_ID is `request_id` of a label request: partition and offset of its instance, as in 0-41.
     """
-    from streamal.service.inspection import in_words
+    from streamal.service.inspection import in_words, unasked_in_words
 
     settings = settings_of(config)
     with opened(settings) as log:
-        request, outcome = inspection_of(settings, log).request(request_id)
+        inspection = inspection_of(settings, log)
+        request, outcome = inspection.request(request_id)
+        unasked = inspection.unasked(request_id) if request is None else None
+    if unasked is not None:
+        click.echo(unasked.encode() if as_json else unasked_in_words(unasked))
+        return
     if request is None:
         message = f"no label request {request_id} is kept; `streamal tail label-requests` lists the last ones"
         raise click.ClickException(message)

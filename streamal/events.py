@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from streamal.messages import DeadLetter, LabelRequest, Moments, Outcome, Prediction, Vote
+from streamal.messages import DeadLetter, LabelRequest, Moments, Outcome, Prediction, Recorded, Unlabelled, Vote
 
 DriftSource = Literal["errors", "utilities", "features"]
 """What was seen to change: how often the model errs, how much the strategy wants answers, or the mean of a feature."""
@@ -92,6 +92,13 @@ class MomentsTaken:
 
 
 @dataclass(frozen=True, slots=True)
+class UnlabelledTaken:
+    """An instance that nobody is asked about goes to the log, for what learns without answers."""
+
+    record: Unlabelled
+
+
+@dataclass(frozen=True, slots=True)
 class TornRepaired:
     """A new owner adopted so many requests and outcomes of a transaction whose positions never moved."""
 
@@ -114,9 +121,9 @@ class ExampleLearned:
 
 @dataclass(frozen=True, slots=True)
 class ExampleSkipped:
-    """Learning an example failed; the model was restored and goes on without it."""
+    """Learning an example, labelled or not, failed; the model was restored and goes on without it."""
 
-    outcome: Outcome
+    outcome: Outcome | Unlabelled
     error: str
 
 
@@ -163,6 +170,20 @@ Event = (
     | RecordRefused
     | AnswerForwarded
     | MomentsTaken
+    | UnlabelledTaken
     | TornRepaired
     | FoldEvent
 )
+
+
+def recorded(event: Event) -> Recorded | None:
+    """Return what an event puts on `outcomes`, None where it puts nothing there.
+
+    >>> recorded(MomentsTaken(Moments(0, 2, {}))), recorded(TornRepaired(0, 1, 1))
+    (Moments(partition=0, count=2, moments={}), None)
+    """
+    match event:
+        case RequestResolved(record) | VoteTaken(record) | MomentsTaken(record) | UnlabelledTaken(record):
+            return record
+        case _:
+            return None

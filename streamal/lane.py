@@ -10,17 +10,27 @@ A strategy that pools decides otherwise: what exploration and the loan do not as
 
 Requests that a torn transaction left visible, though its ledger was never stored, are adopted: over the stretch they
 lie in these instances are asked about and no others, so that nobody is asked twice and the bound still holds.
+
+Of the instances that nobody is asked about, a share drawn by chance may go to the log as well, without a label or with
+the one that the served model is sure of. It changes no decision, and costs the budget nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
-from streamal.events import Event, InstancesDecided, LabelRequested, RequestResolved, VoteTaken
+from streamal.events import (
+    Event,
+    InstancesDecided,
+    LabelRequested,
+    RequestResolved,
+    UnlabelledTaken,
+    VoteTaken,
+)
 from streamal.learning.fold import Fold
 from streamal.learning.lookahead import Lookahead
 from streamal.learning.model import Model
@@ -40,7 +50,9 @@ from streamal.messages import (
     Prediction,
     Reason,
     Task,
+    Unlabelled,
     Vote,
+    best_label,
 )
 from streamal.pending import PendingRequests
 from streamal.pooling import Window
@@ -56,6 +68,10 @@ CLOCK_AHEAD: Final = 60.0
 MOMENTS_EVERY: Final = 1_000
 MOMENTS_SPACING: Final = 1.0
 """Seconds between two records of moments of a partition, at least."""
+LEAST_TAUGHT: Final = 100
+"""Examples that a model must have learned before its predictions become labels: one that knows a handful is as sure as
+it is wrong, and would never hear otherwise. Naive Bayes was right in 67 % of its pseudo-labels without this, with it in
+95 % (weather, 3 seeds, bar 0.99)."""
 OUTLOOK: Final = 0.5
 """How far ahead to predict with the copy, in expected requests: each request changes the copy."""
 ENDINGS: Final[Mapping[AnswerKind, OutcomeKind]] = {
@@ -67,6 +83,9 @@ ENDINGS: Final[Mapping[AnswerKind, OutcomeKind]] = {
 REPLAY: Final = "replay"
 """The annotator's name where an instance brought its own label."""
 
+OFF: Final[Mapping[str, Any]] = {"answers": 1, "unlabelled": 0.0, "self_training": None}
+"""Fields of a plan that the audit leaves out where they change nothing: so it is as it was before there were any."""
+
 Asked = tuple[float, float, Reason, bool | None]
 """Utility, propensity as executed, reason, and whether the strategy would have asked anyhow (None: not known yet)."""
 
@@ -76,7 +95,9 @@ class SamplingPlan:
     """How one partition is sampled.
 
     `serve` asks for the served model's prediction of every instance; otherwise only requests carry one. `answers` is
-    how many annotators a request waits for: each costs what an instance's label does.
+    how many annotators a request waits for: each costs what an instance's label does. `unlabelled` is the share of the
+    instances not asked about that the model is to learn from without an answer, `self_training` the probability from
+    which on it takes its own prediction for their label, once it has learned `LEAST_TAUGHT` examples; None for never.
     """
 
     budget: BudgetPlan
@@ -88,13 +109,12 @@ class SamplingPlan:
     task: Task = "classification"
     serve: bool = False
     answers: int = 1
+    unlabelled: float = 0.0
+    self_training: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as a JSON object, for the audit."""
-        found = asdict(self)
-        if self.answers == 1:
-            del found["answers"]  # as it was before there could be several
-        return found
+        return {name: value for name, value in asdict(self).items() if name not in OFF or value != OFF[name]}
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> SamplingPlan:
@@ -130,6 +150,7 @@ class Lane:
         self._latest = math.inf
         self._adopted: dict[int, LabelRequest] = {}
         self._adopted_end = 0
+        self._kept: Collection[int] = ()
         self.warmed_from: int | None = None
         """The oldest of the past instances that the soft state was built from, or the open window filled with."""
 
@@ -200,6 +221,7 @@ class Lane:
         recent: Sequence[Instance],
         adopted: Sequence[LabelRequest] = (),
         votes: Sequence[Vote] = (),
+        kept: Collection[int] = (),
     ) -> None:
         """Go on where the former owner of the partition stopped; called once, before anything else."""
         if ledger is not None:
@@ -211,7 +233,8 @@ class Lane:
         for vote in votes:
             self.pending.count(vote)
         self._adopted = {request.offset: request for request in adopted}
-        self._adopted_end = max(self._adopted, default=-1) + 1
+        self._kept = kept
+        self._adopted_end = max([*self._adopted, *kept], default=-1) + 1
         if self._strategy.recalls:
             self._recall(requests, outcomes)
         if self._window is not None and ledger is not None:
@@ -260,6 +283,8 @@ class Lane:
                 made: list[Event] = []
                 if asked is not None:
                     made += self._request(instance, served[done - 1] if served else None, asked, now)
+                elif self._window is None or not self._window.waits:
+                    events += self._keep(instance, served[done - 1] if served else None)
                 if self._window is not None and self._window.full:
                     made += self._end_window(self._window, instance.offset, declined, now)
                 events += made
@@ -367,6 +392,7 @@ class Lane:
             candidates, known = self._candidates(instances), self.pending.latest()
             choices = window.chooser.choose(candidates, known, count, self._standing)
         declined["low_utility"] += len(instances) - len(choices)
+        chosen: set[int] = set()
         for place, utility, propensity, synthetic in choices:
             instance = instances[place]
             refusal = self._budget.refusal(self._price(instance), len(self.pending), free=False)
@@ -376,6 +402,10 @@ class Lane:
             self._budget.spend(self._price(instance), explored=False)
             asked: Asked = utility, propensity, "uncertainty", True
             events += self._request(instance, None, asked, now, synthetic)
+            chosen.add(place)
+        for place, instance in enumerate(instances):
+            if place not in chosen:
+                events += self._keep(instance, None)
         return events
 
     def _adopt(self, instances: Sequence[Instance], end: int, declined: Counter[str], now: float) -> list[Event]:
@@ -388,7 +418,31 @@ class Lane:
             self._budget.spend(self._price(instance), explored=False)
             events += self._request(instance, None, (made.utility, made.propensity, made.reason, None), now)
         declined["low_utility"] += len(held)
+        for instance in held.values():
+            events += self._keep(instance, None)
         return events
+
+    def _keep(self, instance: Instance, served: Prediction | None) -> list[UnlabelledTaken]:
+        """Put an instance that nobody is asked about on the log, if chance picks it and the model learns from it."""
+        plan, model = self._plan, self._fold.model
+        if not plan.unlabelled or self._coin.pick(instance.offset) >= plan.unlabelled or instance.offset in self._kept:
+            return []
+        label = probability = None
+        if plan.self_training is not None and model.examples >= LEAST_TAUGHT:
+            # not the copy that has learnt what is pending: it has been told its own guesses already
+            label, probability = sure_of(served or model.predict([instance.features])[0], plan.self_training)
+        if label is None and not model.observes:
+            return []
+        record = Unlabelled(
+            partition=self._partition,
+            offset=instance.offset,
+            instance_id=instance.id,
+            features=instance.features,
+            model_version=self._fold.version,
+            label=label,
+            probability=probability,
+        )
+        return [UnlabelledTaken(record)]
 
     def _candidates(self, instances: Sequence[Instance]) -> list[Candidate]:
         """Let the model see them as it stands now."""
@@ -603,3 +657,15 @@ class Lane:
         if replaced:
             self._lookahead = Lookahead()
         self._lookahead.changed(records)
+
+
+def sure_of(prediction: Prediction, bar: float) -> tuple[str, float] | tuple[None, None]:
+    """Return the most probable class and its probability, if that reaches the bar; of one class anybody is sure.
+
+    >>> sure_of({"ok": 0.9, "fraud": 0.1}, 0.9), sure_of({"ok": 0.8, "fraud": 0.2}, 0.9), sure_of({"ok": 1.0}, 0.9)
+    (('ok', 0.9), (None, None), (None, None))
+    """
+    label = best_label(prediction) if len(prediction) > 1 else None
+    if label is None or not prediction[label] >= bar:
+        return None, None
+    return label, prediction[label]

@@ -77,6 +77,16 @@ VOTED: Final[Mapping[str, tuple[type, ...]]] = {
     "revision": COUNT,
     "at": TEXT,
 }
+WITHOUT_ANSWER: Final = {
+    "partition": COUNT,
+    "offset": COUNT,
+    "instance_id": TEXT,
+    "features": (dict,),
+    "label": (str, ABSENT),
+    "probability": (*NUMBER, ABSENT),
+    "model_version": COUNT,
+}
+"""The types of an instance that nobody was asked about."""
 MALFORMED: Final = (LookupError, TypeError, AttributeError, ValueError, ArithmeticError)
 """What reading a value that is not of the expected form may raise."""
 
@@ -94,6 +104,10 @@ OutcomeKind = Literal["learned", "abstained", "invalid", "expired", "cancelled",
 OUTCOME_KINDS: Final = frozenset(get_args(OutcomeKind))
 OPINIONS: Final = frozenset({"label", "unsure", "invalid"})
 """The kinds of answers that say something of the instance; the others are about the request."""
+UnlabelledKind = Literal["unlabelled", "pseudo_labelled"]
+UNLABELLED_KINDS: Final = frozenset(get_args(UnlabelledKind))
+UNLABELLED: Final = b"unlabelled-"
+"""What the keys of such records begin with."""
 
 
 VALUE: Final = ""
@@ -168,6 +182,11 @@ class Vote:
     def request_id(self) -> str:
         """`<partition>-<instance offset>`."""
         return f"{self.partition}-{self.offset}"
+
+    @property
+    def key(self) -> str:
+        """The key of the record on `outcomes`."""
+        return self.request_id
 
     def as_json(self) -> dict[str, Any]:
         """Return who said what, and when, as a JSON object."""
@@ -327,6 +346,11 @@ class Outcome:
         return f"{self.partition}-{self.offset}"
 
     @property
+    def key(self) -> str:
+        """The key of the record on `outcomes`."""
+        return self.request_id
+
+    @property
     def teaches(self) -> bool:
         """Whether the model learns it."""
         return self.kind == "learned" or (self.kind == "corrected" and self.label is not None)
@@ -361,6 +385,49 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Unlabelled:
+    """An instance that was decided and that nobody was asked about, for what learns without answers.
+
+    `label` is a pseudo-label: the served model's own most probable class, of that `probability`, where self-training is
+    on and it was sure enough; None otherwise. No annotator has said it, so it is no outcome of a request, and counts as
+    none. `model_version` is that of the decision.
+    """
+
+    partition: int
+    offset: int
+    instance_id: str
+    features: Features
+    model_version: int
+    label: str | None = None
+    probability: float | None = None
+
+    @property
+    def key(self) -> str:
+        """The key of the record on `outcomes`."""
+        return f"{UNLABELLED.decode()}{self.partition}-{self.offset}"
+
+    @property
+    def kind(self) -> UnlabelledKind:
+        """Whether the model named a class itself."""
+        return "unlabelled" if self.label is None else "pseudo_labelled"
+
+    def encode(self) -> bytes:
+        """Return the value of the record on `outcomes`."""
+        return orjson.dumps(
+            {
+                "kind": self.kind,
+                "instance_id": self.instance_id,
+                "partition": self.partition,
+                "offset": self.offset,
+                "features": self.features,
+                "label": self.label,
+                "probability": self.probability,
+                "model_version": self.model_version,
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Moments:
     """The mergeable moments of the numeric features of `count` instances of a partition, labelled or not."""
 
@@ -368,13 +435,18 @@ class Moments:
     count: int
     moments: Mapping[str, Moment]
 
+    @property
+    def key(self) -> str:
+        """The key of the record on `outcomes`."""
+        return f"moments-{self.partition}"
+
     def encode(self) -> bytes:
         """Return the value of the record on `outcomes`."""
         moments = {name: list(moment) for name, moment in self.moments.items()}
         return orjson.dumps({"kind": "moments", "partition": self.partition, "count": self.count, "moments": moments})
 
 
-Recorded = Outcome | Vote | Moments
+Recorded = Outcome | Vote | Unlabelled | Moments
 """What a record of `outcomes` holds."""
 
 
@@ -393,6 +465,8 @@ def decode_outcome(value: bytes) -> Recorded:
             return _moments(found)
         if found["kind"] == "vote":
             return _vote(found["partition"], found["offset"], found["vote"])
+        if found["kind"] in UNLABELLED_KINDS:
+            return _unlabelled(_checked(found, WITHOUT_ANSWER))
         return _outcome(_checked(found, RESOLVED))
     except MALFORMED as error:
         raise ValueError(f"this is no outcome ({type(error).__name__})") from None
@@ -443,6 +517,21 @@ def _vote(partition: int, offset: int, found: Mapping[str, Any]) -> Vote:
         revision=found["revision"],
         at=from_iso(found["at"]),
     )
+
+
+def _unlabelled(found: Mapping[str, Any]) -> Unlabelled:
+    record = Unlabelled(
+        partition=found["partition"],
+        offset=found["offset"],
+        instance_id=found["instance_id"],
+        features=found["features"],
+        model_version=found["model_version"],
+        label=found["label"],
+        probability=found["probability"],
+    )
+    if found["kind"] != record.kind or (record.label is None) != (record.probability is None):
+        raise ValueError("label")
+    return record
 
 
 def _outcome(found: Mapping[str, Any]) -> Outcome:

@@ -91,6 +91,11 @@ class Window:
         """Whether the window is to end now."""
         return len(self._open) >= self._size
 
+    @property
+    def waits(self) -> bool:
+        """Whether the last instance is to be decided at the window's end."""
+        return bool(self._open) and self._open[-1] is not None
+
     def end(self) -> list[Instance]:
         """End the window and begin the next one; returns the instances that are not decided."""
         found = [instance for instance in self._open if instance is not None]

@@ -7,7 +7,7 @@ Between two calls of `fold` the model does not change, so a batch is predicted a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,8 @@ class Handover:
     `ledger` is None for a partition without a history. `requests` are the label requests since the oldest pending
     one, in order; `outcomes` those of this partition since then. `recent` are the last instances before the position,
     to warm soft state with and to fill the open window. `adopted` are requests that a torn transaction left, about
-    instances of that window or still to come; `votes` are those on requests that still wait.
+    instances of that window or still to come; `votes` are those on requests that still wait, `kept` the offsets of the
+    instances that it left without a label.
     """
 
     ledger: dict[str, Any] | None = None
@@ -55,6 +56,7 @@ class Handover:
     recent: Sequence[Instance] = ()
     adopted: Sequence[LabelRequest] = ()
     votes: Sequence[Vote] = ()
+    kept: Collection[int] = ()
 
 
 class SelectiveSampler:
@@ -84,7 +86,13 @@ class SelectiveSampler:
         """Take over a partition."""
         lane = Lane(self._plans[partition], partition, self._fold)
         lane.take_over(
-            handover.ledger, handover.requests, handover.outcomes, handover.recent, handover.adopted, handover.votes
+            handover.ledger,
+            handover.requests,
+            handover.outcomes,
+            handover.recent,
+            handover.adopted,
+            handover.votes,
+            handover.kept,
         )
         self.lanes[partition] = lane
         return lane

@@ -370,6 +370,27 @@ class Model(Section):
     """
 
 
+class Learn(Section):
+    """What the model learns beside the answers. It costs the budget nothing, and is never counted as a label."""
+
+    unlabelled_share: float = Field(default=0.0, ge=0, le=1)
+    """Share of the instances that nobody is asked about which go to topics.outcomes with their features: for the parts
+    of a model.factory that learn without labels, and for self_training. Each costs a record that is kept for ever and
+    that every worker folds. The presets need none, since their scaler sees all instances anyhow.
+    """
+    self_training: float | None = Field(default=None, gt=0.5, lt=1)
+    """Let the model learn its own prediction for such an instance as the label (a pseudo-label), if it gives it at
+    least this probability. Not set: never. In our trials it lost more than it gained; see the README.
+    """
+
+    @model_validator(mode="after")
+    def _shared(self) -> Self:
+        if self.self_training is not None and not self.unlabelled_share:
+            msg = "self_training learns from a share of the instances: set unlabelled_share as well, or leave it out"
+            raise ValueError(msg)
+        return self
+
+
 class Limit(Section):
     """At most so many labels, or so much money, per period."""
 
@@ -553,6 +574,7 @@ class Settings(BaseSettings):
     topics: Topics = Topics()
     instance: Instance = Instance()
     model: Model = Model()
+    learn: Learn = Learn()
     budget: Budget = Budget()
     strategy: Strategy = Strategy()
     annotation: Annotation = Annotation()

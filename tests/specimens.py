@@ -9,8 +9,9 @@ from random import Random
 from typing import Any, Final
 
 import orjson
+from river import naive_bayes, preprocessing
 
-from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved, VoteTaken
+from streamal.events import Event, InstancesDecided, LabelRequested, recorded
 from streamal.lane import SamplingPlan
 from streamal.learning import presets, snapshot
 from streamal.learning.allowed import Allowed
@@ -41,14 +42,25 @@ STEP: Final = 50
 class Constant:
     """A model that always says the same, and keeps what it was told."""
 
-    def __init__(self, prediction: Prediction, *, task: Task = "classification", scales: bool = False) -> None:
+    def __init__(
+        self,
+        prediction: Prediction,
+        *,
+        task: Task = "classification",
+        scales: bool = False,
+        observes: bool = False,
+        examples: int = 1_000,
+    ) -> None:
         self._prediction = prediction
         self.task = task
         self.lookahead = self.ensemble = False
         self.scales = scales
+        self.observes = observes
+        self.examples = examples
         self.classes: Collection[str] = ()
         self.learned: list[tuple[Features, Label, float]] = []
         self.merged: list[Mapping[str, Moment]] = []
+        self.observed: list[Features] = []
 
     def members(self, features: Features) -> list[Prediction]:
         return [self._prediction] * 3
@@ -59,13 +71,18 @@ class Constant:
     def learn(self, features: Features, label: Label, weight: float = 1.0) -> None:
         self.learned.append((features, label, weight))
 
+    def observe(self, features: Features) -> None:
+        self.observed.append(features)
+
     def merge(self, moments: Mapping[str, Moment]) -> None:
         self.merged.append(moments)
 
     def copy(self) -> Constant:
-        copied = Constant(self._prediction, task=self.task, scales=self.scales)
+        copied = Constant(
+            self._prediction, task=self.task, scales=self.scales, observes=self.observes, examples=self.examples
+        )
         copied.classes = self.classes
-        copied.learned, copied.merged = list(self.learned), list(self.merged)
+        copied.learned, copied.merged, copied.observed = list(self.learned), list(self.merged), list(self.observed)
         return copied
 
 
@@ -91,6 +108,11 @@ class Settled(Constant):
 def logistic() -> Model:
     """Return a logistic regression that scales by labelled rows, so that it is a function of the answers alone."""
     return presets.build("logistic_regression", parameters={}, scaling="labelled", seed=0)
+
+
+def scaled() -> Any:
+    """Return a pipeline as a user's `model.factory` may: its scaler needs no label."""
+    return preprocessing.StandardScaler() | naive_bayes.GaussianNB()
 
 
 def stream(count: int, seed: int = 0, *, replay: bool = False) -> list[Instance]:
@@ -167,12 +189,8 @@ class Partition:
                 self.requests.append(event.request.encode())
                 if not self._silent or len(self.requests) % self._silent:
                     self._await(event.request)
-            elif isinstance(event, RequestResolved):
-                self._append(event.outcome)
-            elif isinstance(event, VoteTaken):
-                self._append(event.vote)
-            elif isinstance(event, MomentsTaken):
-                self._append(event.moments)
+            elif (record := recorded(event)) is not None:
+                self._append(record)
 
     def _await(self, request: LabelRequest) -> None:
         for number in range(request.answers):

@@ -259,3 +259,27 @@ def test_a_candidate_keeps_the_parameters_of_what_it_shares_with_the_settings() 
     assert (same.budget.rate, same.strategy.seed) == (0.1, 3)
     other = assemble.tried(base, Candidate("gaussian_nb", "random", 0.1), 3)
     assert (other.model.kind, other.model.parameters, other.strategy.parameters) == ("gaussian_nb", {}, {})
+
+
+def test_learning_beside_the_answers_is_part_of_the_plan() -> None:
+    settings = changed(learn={"unlabelled_share": 0.25, "self_training": 0.9})
+    for plan in assemble.plans_of(settings, "classification", 3):
+        assert (plan.unlabelled, plan.self_training) == (0.25, 0.9)
+    [plan] = assemble.plans_of(load(None), "classification", 1)
+    assert (plan.unlabelled, plan.self_training) == (0.0, None)
+    assert assemble.config_hash(settings) == assemble.config_hash(load(None)), "the records say it all"
+
+
+def test_self_training_of_a_regression_is_refused() -> None:
+    learn = {"unlabelled_share": 0.25, "self_training": 0.9}
+    with pytest.raises(ConfigError, match="linear_regression predicts numbers"):
+        assemble.check(changed(learn=learn, model={"kind": "linear_regression"}, strategy={"name": "random"}))
+    assert assemble.check(changed(learn=learn)).task == "classification"
+
+
+def test_a_share_that_nothing_would_learn_from_is_warned_of() -> None:
+    [line] = assemble.warnings(changed(learn={"unlabelled_share": 0.25}))
+    assert line.startswith("learn.unlabelled_share = 0.25 has no effect: nothing in logistic_regression learns")
+    assert assemble.warnings(changed(learn={"unlabelled_share": 0.25, "self_training": 0.9})) == []
+    assert assemble.warnings(load(None)) == []
+    assert assemble.warnings(changed(learn={"unlabelled_share": 0.25}, model={"factory": "specimens:scaled"})) == []

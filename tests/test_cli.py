@@ -784,3 +784,18 @@ def test_what_several_answers_cost_is_said(tmp_path: Path, table: Path) -> None:
     assert (run["answers_per_request"], run["answers"]) == (3, 3 * run["asked"])
     assert "20 labels allowed with 3 answers each" in call("simulate", table, *chosen).stdout
     assert "Each request costs" not in call("config", "check").stdout
+
+
+def test_the_check_warns_of_what_has_no_effect() -> None:
+    found = call("config", "check", env={"STREAMAL__LEARN__UNLABELLED_SHARE": "0.1"})
+    assert "the defaults are valid" in found.stdout
+    assert "warning: learn.unlabelled_share = 0.1 has no effect" in found.stderr
+    assert call("config", "check").stderr == ""
+
+
+def test_simulate_learns_beside_the_answers(table: Path) -> None:
+    options = ["--unlabelled-share", "1", "--self-training", "0.6", "--model", "gaussian_nb", "--json"]
+    found = json.loads(call("simulate", table, *options).stdout)
+    assert found["pseudo_labelled"] > found["asked"]
+    assert found["asked"] <= max(20, found["allowed"] + 1)
+    assert "set unlabelled_share as well" in call("simulate", table, "--self-training", "0.6", code=2).stderr

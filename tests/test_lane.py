@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from specimens import Constant, Partition, answer_to, logistic, stream
 
-from streamal.events import InstancesDecided, LabelRequested, MomentsTaken, RequestResolved
-from streamal.lane import MOMENTS_EVERY, REPLAY, Lane, SamplingPlan
+from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved, UnlabelledTaken
+from streamal.lane import LEAST_TAUGHT, MOMENTS_EVERY, REPLAY, Lane, SamplingPlan
 from streamal.learning.fold import Fold
-from streamal.messages import Instance, LabelRequest, Moment, Moments, Prediction
+from streamal.messages import Instance, LabelRequest, Moment, Moments, Prediction, Unlabelled, decode_outcome
 from streamal.selection.budget import LOAN_SPREAD, Budget, BudgetPlan, Limit
 from streamal.selection.coin import Coin
 from streamal.selection.exploration import Exploration
@@ -321,3 +323,145 @@ def test_a_timestamp_from_the_future_does_not_end_the_period() -> None:
         request for instance in instances for request in requests_of(lane, [instance], now=float(instance.offset))
     ]
     assert {request.offset // 100 for request in requests} == {0, 1, 2, 3}
+
+
+def kept_of(events: Iterable[Event]) -> list[Unlabelled]:
+    return [event.record for event in events if isinstance(event, UnlabelledTaken)]
+
+
+def observing(share: float, strategy: str = "random", *, most: int = 10_000) -> Lane:
+    chosen = replace(plan(strategy, max_pending=most), unlabelled=share)
+    return Lane(chosen, 0, Fold(Constant(UNSURE, observes=True)))
+
+
+def test_of_the_instances_that_nobody_is_asked_about_those_that_chance_picks_go_to_the_log() -> None:
+    instances = stream(3_000)
+    lane, coin = observing(0.3), Coin(0, 0)
+    events = lane.decide(instances, 0.0)
+    asked = {event.request.offset for event in events if isinstance(event, LabelRequested)}
+    expected = [one for one in instances if one.offset not in asked and coin.pick(one.offset) < 0.3]
+    assert kept_of(events) == [Unlabelled(0, one.offset, one.id, one.features, 0) for one in expected]
+    assert 0.27 < len(expected) / (3_000 - len(asked)) < 0.33
+    assert isinstance(events[-1], InstancesDecided)
+
+
+def test_what_picks_them_owes_nothing_to_what_asks() -> None:
+    coin = Coin(0, 0)
+    tossed, picked = ([draw(offset) for offset in range(20_000)] for draw in (coin.toss, coin.pick))
+    both = sum(a < 0.2 and b < 0.2 for a, b in zip(tossed, picked, strict=True))
+    assert both / 20_000 == pytest.approx(0.04, abs=0.005)
+    assert Coin(0, 1).pick(7) != coin.pick(7) != Coin(1, 0).pick(7)
+
+
+@pytest.mark.parametrize("strategy", ["class_conditional", "pool"])
+def test_they_change_no_decision(strategy: str) -> None:
+    def requests(share: float) -> list[Event]:
+        events = observing(share, strategy).decide(stream(1_500), 0.0)
+        return [event for event in events if isinstance(event, LabelRequested | InstancesDecided)]
+
+    assert requests(1.0) == requests(0.0)
+
+
+@pytest.mark.parametrize("strategy", ["random", "pool", "synthesis"])
+@pytest.mark.parametrize("most", [2, 10_000])
+def test_with_a_share_of_one_each_instance_is_asked_about_or_kept_once_it_is_decided(strategy: str, most: int) -> None:
+    lane = observing(1.0, strategy, most=most)
+    events = lane.decide(stream(1_000), 0.0)
+    found = [event.request.offset for event in events if isinstance(event, LabelRequested)]
+    found += [record.offset for record in kept_of(events)]
+    assert len(found) == len(set(found))
+    waiting = lane._window.state()["count"] if lane._window else 0
+    assert 1_000 - waiting <= len(found) <= 1_000
+    assert waiting < 500
+
+
+def test_a_model_that_would_not_learn_from_them_gets_none() -> None:
+    lane = Lane(replace(plan(), unlabelled=1.0), 0, Fold(Constant(UNSURE)))
+    assert kept_of(lane.decide(stream(200), 0.0)) == []
+
+
+@pytest.mark.parametrize(("bar", "label"), [(0.6, "usual"), (0.61, None)])
+@pytest.mark.parametrize("observes", [False, True])
+@pytest.mark.parametrize("serve", [False, True])
+def test_a_prediction_that_reaches_the_bar_is_a_pseudo_label(
+    bar: float, label: str | None, observes: bool, serve: bool
+) -> None:
+    chosen = replace(plan(serve=serve), unlabelled=1.0, self_training=bar)
+    found = kept_of(Lane(chosen, 0, Fold(Constant(UNSURE, observes=observes))).decide(stream(50), 0.0))
+    assert bool(found) is (observes or label is not None)
+    assert {(one.label, one.probability) for one in found} <= {(label, None if label is None else 0.6)}
+
+
+@pytest.mark.parametrize("prediction", [{}, {"usual": 1.0}, {"usual": math.nan, "rare": math.nan}])
+def test_a_model_that_knows_nothing_or_one_class_gives_no_pseudo_label(prediction: Prediction) -> None:
+    chosen = replace(plan(), unlabelled=1.0, self_training=0.9)
+    assert kept_of(Lane(chosen, 0, Fold(Constant(prediction))).decide(stream(50), 0.0)) == []
+
+
+@pytest.mark.parametrize(("examples", "given"), [(LEAST_TAUGHT - 1, False), (LEAST_TAUGHT, True)])
+def test_a_model_that_has_learned_little_gives_no_pseudo_label(examples: int, given: bool) -> None:
+    chosen = replace(plan(), unlabelled=1.0, self_training=0.6)
+    lane = Lane(chosen, 0, Fold(Constant(UNSURE, examples=examples)))
+    assert bool(kept_of(lane.decide(stream(50), 0.0))) is given
+
+
+def test_a_pseudo_label_is_what_the_served_model_says_and_not_the_copy_that_guesses() -> None:
+    partition = Partition(replace(plan(), unlabelled=1.0, self_training=0.6), logistic(), delay=60)
+    partition.run(stream(1_200))
+    records = [decode_outcome(value) for value in partition.outcomes]
+    found = [record for record in records if isinstance(record, Unlabelled)]
+    assert len(found) > 40
+    for record in found[::5]:
+        served = Fold(logistic())
+        served.fold((at, earlier) for at, earlier in enumerate(records[: record.model_version]))
+        prediction = served.model.predict([record.features])[0]
+        assert (record.label, record.probability) == max(prediction.items(), key=lambda item: item[1])
+        assert record.probability is not None
+        assert record.probability >= 0.6
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    strategy=st.sampled_from(["random", "class_conditional", "pool"]),
+    seed=st.integers(0, 2**32),
+    delay=st.sampled_from([0, 120]),
+    bar=st.sampled_from([None, 0.55]),
+    answers=st.sampled_from([1, 3]),
+    cuts=st.sets(st.integers(1, 399), max_size=40),
+)
+def test_however_a_stream_is_cut_the_same_instances_lie_at_the_same_places(
+    strategy: str, seed: int, delay: int, bar: float | None, answers: int, cuts: set[int]
+) -> None:
+    chosen = replace(plan(strategy, seed=seed), unlabelled=0.4, self_training=bar, answers=answers)
+    instances = stream(400, seed)
+    models = (logistic(), logistic()) if bar else (Constant(UNSURE, observes=True), Constant(UNSURE, observes=True))
+    whole, cut = (Partition(chosen, model, delay=delay) for model in models)
+    whole.run(instances)
+    cut.run(instances, cuts)
+    assert cut.outcomes == whole.outcomes
+    assert any(isinstance(decode_outcome(value), Unlabelled) for value in whole.outcomes)
+    assert cut.requests == whole.requests
+
+
+@pytest.mark.parametrize("strategy", ["random", "pool"])
+def test_beside_labels_that_instances_brought_they_lie_in_the_order_of_the_stream(strategy: str) -> None:
+    instances = stream(600, replay=True)
+    whole, cut = observing(0.5, strategy), observing(0.5, strategy)
+    expected = whole.decide(instances, 0.0)[:-1]
+    found = [event for start in range(0, 600, 7) for event in cut.decide(instances[start : start + 7], 0.0)[:-1]]
+    assert found == expected
+    assert {RequestResolved, UnlabelledTaken} <= set(map(type, found))
+
+
+def test_what_a_torn_transaction_kept_is_not_kept_again_nor_asked_about() -> None:
+    instances = stream(400)
+    former = observing(0.5)
+    left = kept_of(former.decide(instances[:200], 0.0))
+    heir = observing(0.5)
+    heir.take_over(None, (), (), (), kept=frozenset(record.offset for record in left[:60]))
+    events = heir.decide(instances, 0.0)
+    found = {record.offset for record in kept_of(events)}
+    asked = {event.request.offset for event in events if isinstance(event, LabelRequested)}
+    assert found.isdisjoint(record.offset for record in left[:60])
+    assert asked
+    assert min(asked) > left[59].offset

@@ -147,6 +147,9 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("[budget]\nexpiry = 'soon'", ["budget.expiry", "'soon'", '"7d"']),
         ("[budget]\nlimits = [{count = 1, cost = 2.0}]", ["budget.limits.0", "exactly one of count and cost"]),
         ("[[budget.limits]]\nper = '1d'", ["budget.limits.0", "exactly one of count and cost"]),
+        ("[learn]\nunlabelled_share = 1.5", ["learn.unlabelled_share", "less than or equal to 1"]),
+        ("[learn]\nunlabelled_share = 0.1\nself_training = 0.5", ["learn.self_training", "greater than 0.5"]),
+        ("[learn]\nself_training = 0.9", ["learn", "set unlabelled_share as well"]),
         ("[transport]\nkind = 'kafka'", ["transport", "needs bootstrap_servers"]),
         (
             "[transport]\nkind = 'kafak'",

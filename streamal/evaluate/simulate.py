@@ -18,11 +18,11 @@ from streamal.annotate.oracle import Oracle
 from streamal.evaluate.estimate import Estimator
 from streamal.evaluate.prequential import Prequential
 from streamal.evaluate.stream import Row
-from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved, VoteTaken
+from streamal.events import Event, InstancesDecided, LabelRequested, RequestResolved, recorded
 from streamal.lane import SamplingPlan
 from streamal.learning.fold import Fold
 from streamal.learning.model import Model
-from streamal.messages import Answer, Instance, Label, Prediction, Received, Recorded
+from streamal.messages import Answer, Instance, Label, Prediction, Received, Unlabelled
 from streamal.sampler import Handover, SelectiveSampler
 from streamal.selection.budget import Limit
 from streamal.web.status import Estimates
@@ -51,8 +51,10 @@ class Simulation:
 
     `max_overshoot` is the largest excess of `asked` over its bound at any prefix, in labels; at most 0 when the
     budget held. `scores` are those of all instances, `estimates` what a service would have known of them. `answers`
-    counts what the annotators said, `answers_per_request` of them to each question. `controls` are random runs on the
-    same rows with as many labels, if there are any.
+    counts what the annotators said, `answers_per_request` of them to each question. `unlabelled` instances were
+    observed without a label, `pseudo_labelled` ones learned with the model's own, which was right as often as
+    `pseudo_accuracy` says (None where there are none). `controls` are random runs on the same rows with as many labels,
+    if there are any.
     """
 
     instances: int
@@ -70,6 +72,9 @@ class Simulation:
     learned: int
     answers_per_request: int
     answers: int
+    unlabelled: int
+    pseudo_labelled: int
+    pseudo_accuracy: float | None
     curve: tuple[CurvePoint, ...]
     controls: tuple[Simulation, ...] = ()
 
@@ -137,6 +142,7 @@ class Simulator:
         self.estimator = Estimator(audits=math.inf, requests=math.inf, compared=math.inf)
         self.learned = 0
         self.answers = 0
+        self.unlabelled = self.pseudo_labelled = self.pseudo_right = 0
         self.max_overshoot = -float("inf")
 
     def step(self, number: int, row: Row) -> Taken:
@@ -144,7 +150,8 @@ class Simulator:
         instance = Instance(number, float(number), str(number), row.features)
         asked, prediction = False, None
         self._labels.append(row.label)
-        for event in self._sampler.see(0, [instance], float(number)):
+        events = self._sampler.see(0, [instance], float(number))
+        for event in events:
             self.estimator.observe(event)
             if isinstance(event, InstancesDecided):
                 prediction = event.predictions[0]
@@ -158,7 +165,7 @@ class Simulator:
         budget = self._plan.budget
         bound = max(budget.loan, self.lane.allowed + 1.0) if budget.loan else self.lane.allowed
         self.max_overshoot = max(self.max_overshoot, self.lane.asked - bound)
-        self._log(self._sampler.tick(float(number)))
+        self._log([*events, *self._sampler.tick(float(number))])
         self._answer(number)
         return Taken(asked, prediction or {})
 
@@ -174,17 +181,15 @@ class Simulator:
     def _log(self, events: Iterable[Event]) -> None:
         """Fold what would go to `outcomes`, as every worker does when it reads it back."""
         for event in events:
-            record: Recorded
+            if (record := recorded(event)) is None:
+                continue
             if isinstance(event, RequestResolved):
                 self.estimator.observe(event)
-                record = event.outcome
-                self.learned += record.kind == "learned"
-            elif isinstance(event, VoteTaken):
-                record = event.vote
-            elif isinstance(event, MomentsTaken):
-                record = event.moments
-            else:
-                continue
+                self.learned += event.outcome.kind == "learned"
+            elif isinstance(record, Unlabelled):
+                self.unlabelled += record.label is None
+                self.pseudo_labelled += record.label is not None
+                self.pseudo_right += record.label == self._labels[record.offset]
             self._sampler.fold([(self._log_end, record)])
             self._log_end += 1
 
@@ -232,6 +237,9 @@ def simulate(
         learned=simulator.learned,
         answers_per_request=plan.answers,
         answers=simulator.answers,
+        unlabelled=simulator.unlabelled,
+        pseudo_labelled=simulator.pseudo_labelled,
+        pseudo_accuracy=simulator.pseudo_right / pseudo if (pseudo := simulator.pseudo_labelled) else None,
         curve=tuple(curve),
     )
 

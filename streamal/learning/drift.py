@@ -66,8 +66,8 @@ class WatchedModel:
     rates comes too seldom to find a drift within thousands of instances. `gathers` asks for moments where the model
     itself has no use for them.
 
-    The background model begins untrained, with the moments of all instances so far, and learns each example from the
-    warning on; it is dropped when the warning passes. After a drift it is served as soon as it has learned
+    The background model begins untrained, with what needed no label of all instances so far, and learns each example
+    from the warning on; it is dropped when the warning passes. After a drift it is served as soon as it has learned
     `LEAST_LEARNED` examples and has erred no more on them than the served one, each scored before it was learned.
     """
 
@@ -101,9 +101,19 @@ class WatchedModel:
         return self._gathers or self.served.scales
 
     @property
+    def observes(self) -> bool:
+        """Whether the served model learns from instances without a label."""
+        return self.served.observes
+
+    @property
     def classes(self) -> Collection[str]:
         """The classes that the served model has learned."""
         return self.served.classes
+
+    @property
+    def examples(self) -> int:
+        """How many the served model has learned."""
+        return self.served.examples
 
     @property
     def ensemble(self) -> bool:
@@ -119,14 +129,24 @@ class WatchedModel:
         return self.served.predict(batch)
 
     def learn(self, features: Features, label: Label, weight: float = 1.0) -> None:
-        """Let the served model learn an example; `heed` does the rest."""
+        """Let the served model learn an example; `heed` does the rest.
+
+        Only the served one learns its own pseudo-labels: of one that is to replace it, they are no examples.
+        """
         self.served.learn(features, label, weight)
+
+    def observe(self, features: Features) -> None:
+        """Let all models observe an instance."""
+        for model in self._all():
+            model.observe(features)
 
     def merge(self, moments: Mapping[str, Moment]) -> None:
         """Merge the moments of instances into all models."""
-        for model in (self.served, self._fresh, self._background):
-            if model is not None:
-                model.merge(moments)
+        for model in self._all():
+            model.merge(moments)
+
+    def _all(self) -> list[Model]:
+        return [model for model in (self.served, self._fresh, self._background) if model is not None]
 
     def copy(self) -> WatchedModel:
         """Return an independent copy of all of it."""

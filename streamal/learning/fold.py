@@ -4,6 +4,9 @@ Whoever folds the same records has the same model, bit for bit; that is what let
 without talking to the others, and what a replay is checked against. A record that the model cannot learn is left out:
 the model may be half changed by then, so it goes back to the last checkpoint, learns the records since once more,
 and goes on. Every worker does so at the same record; so it is with drift, which a `WatchedModel` looks for.
+
+An instance that nobody was asked about is observed, or learned with its pseudo-label, and makes nothing evident: what
+the model says of it before is what it was labelled by, so it is neither scored nor shown to the detectors.
 """
 
 from __future__ import annotations
@@ -15,9 +18,12 @@ from typing import Final
 from streamal.events import ExampleLearned, ExampleSkipped, FoldEvent
 from streamal.learning.drift import WatchedModel
 from streamal.learning.model import FAILURES, Model
-from streamal.messages import VALUE, Moments, Outcome, Recorded, best_label
+from streamal.messages import VALUE, Moments, Outcome, Recorded, Unlabelled, Vote, best_label
 
 CHECKPOINT_EVERY: Final = 1_000
+
+Lesson = Outcome | Unlabelled | Moments
+"""What the model may learn from: votes are counted before."""
 
 
 class Fold:
@@ -31,7 +37,7 @@ class Fold:
         self.version = version
         self.last = last
         self._checkpoint = model.copy()
-        self._tail: list[Outcome | Moments] = []
+        self._tail: list[Lesson] = []
 
     @property
     def served(self) -> Model:
@@ -49,7 +55,7 @@ class Fold:
         events: list[FoldEvent] = []
         record: Recorded | None = None
         for offset, record in records:
-            if isinstance(record, Moments) or (isinstance(record, Outcome) and record.teaches):
+            if not isinstance(record, Vote) and (not isinstance(record, Outcome) or record.teaches):
                 self._remember()
                 events += self._take(record)
             self.version = offset + 1
@@ -62,7 +68,7 @@ class Fold:
             self._checkpoint = self.model.copy()
             self._tail.clear()
 
-    def _take(self, record: Outcome | Moments) -> list[FoldEvent]:
+    def _take(self, record: Lesson) -> list[FoldEvent]:
         """Apply one record, or undo all trace of it."""
         try:
             events = self._apply(record)
@@ -76,9 +82,15 @@ class Fold:
         self._tail.append(record)
         return events
 
-    def _apply(self, record: Outcome | Moments) -> list[FoldEvent]:
+    def _apply(self, record: Lesson) -> list[FoldEvent]:
         if isinstance(record, Moments):
             self.model.merge(record.moments)
+            return []
+        if isinstance(record, Unlabelled):
+            if record.label is None:
+                self.model.observe(record.features)
+            else:
+                self.model.learn(record.features, record.label)
             return []
         if record.label is None:
             message = "a learned outcome has a label; this one has none"

@@ -1,7 +1,7 @@
-"""A model in three verbs: predict a batch, learn one example, merge the moments of all rows.
+"""A model in four verbs: predict a batch, learn one example, observe one without a label, merge moments of all rows.
 
 Everything the rest of streamal knows about River stands behind `Model`. A prediction changes nothing, so a batch
-between two learned examples is predicted at once; `learn` and `merge` are the only mutations, and both are
+between two learned examples is predicted at once; `learn`, `observe` and `merge` are the only mutations, and all are
 deterministic, which is what makes the model a fold over the `outcomes` topic.
 
 Classes are strings here, whatever the annotator sent (`streamal.messages.canonical_label`), so a stray `1` among `"1"`
@@ -43,8 +43,16 @@ class Model(Protocol):
         """Whether `merge` has an effect; where it has none, nobody gathers moments."""
 
     @property
+    def observes(self) -> bool:
+        """Whether `observe` has an effect; where it has none, no instances are put on the log for it."""
+
+    @property
     def classes(self) -> Collection[str]:
         """The classes learned so far, none for a regression; how many there may be is for the caller to bound."""
+
+    @property
+    def examples(self) -> int:
+        """How many labelled examples it has learned."""
 
     @property
     def ensemble(self) -> bool:
@@ -62,6 +70,9 @@ class Model(Protocol):
         Called once per example in the order of the log. If it raises, the model may be half changed and is not to be
         used again: `streamal.learning.fold` goes back to its last checkpoint and leaves the example out.
         """
+
+    def observe(self, features: Features) -> None:
+        """Let the parts that learn without labels learn from one instance; called and failing as `learn` is."""
 
     def merge(self, moments: Mapping[str, Moment]) -> None:
         """Merge the moments of instances that may not be labelled, for models that scale; others ignore it."""

@@ -1,4 +1,4 @@
-"""River's estimators as a `Model`: encode, scale, predict; learn and merge in the order of the log.
+"""River's estimators as a `Model`: encode, scale, predict; learn, observe and merge in the order of the log.
 
 `OnlineModel` is what every preset is made of. River gets classes as 0, 1, ... in the order they were first learned: it
 keeps them in sets, and a set of strings is ordered by the process's hash seed, which would make two workers differ in
@@ -17,8 +17,8 @@ import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, Literal, Self
 
-from river.base import Ensemble
-from river.compose import Pipeline
+from river.base import AnomalyFilter, Ensemble, Transformer
+from river.compose import Pipeline, TransformerUnion
 
 from streamal.learning.encoding import Columns, Encoding
 from streamal.learning.model import FAILURES
@@ -29,6 +29,8 @@ from streamal.messages import VALUE, Features, Label, Moment, Prediction, Task
 PROTOCOL: Final = 5
 BIND_AFTER: Final = 8
 """Instances predicted one by one before a scorer is bound, which costs about as much as predicting four to eight."""
+MAX_OBSERVED: Final = 1_000
+"""Feature names that a factory's model takes from instances without a label: a stream of random names would fill it."""
 UNWEIGHTED: Final = 1.0
 """A weight of 1 is not passed on, since many estimators take none."""
 
@@ -81,9 +83,19 @@ class OnlineModel:
         return self._scaling is not None and self._scaling_rows == "all"
 
     @property
+    def observes(self) -> bool:
+        """Never: what the scaling learns of instances without a label comes to it as moments."""
+        return False
+
+    @property
     def classes(self) -> Collection[str]:
         """The classes, in the order they were first learned."""
         return self._labels.keys()
+
+    @property
+    def examples(self) -> int:
+        """How many labelled examples it has learned."""
+        return self._learned
 
     @property
     def ensemble(self) -> bool:
@@ -142,6 +154,9 @@ class OnlineModel:
             self.estimator.learn_one(columns, target)
         self._learned += 1
 
+    def observe(self, features: Features) -> None:
+        """Ignore the instance."""
+
     def merge(self, moments: Mapping[str, Moment]) -> None:
         """Merge the moments of instances into the scaling, if it is fed by them."""
         if self._scaling is not None and self._scaling_rows == "all":
@@ -172,7 +187,9 @@ class OnlineModel:
 
 
 class FactoryModel:
-    """A user's River estimator or pipeline as a `Model`; no moments reach it, its own transformers learn from labels.
+    """A user's River estimator or pipeline as a `Model`; no moments reach it, its own transformers see examples.
+
+    Those that need no label also learn from the instances it observes, in the order of the pipeline.
 
     An instance is predicted by the features that were learned before: River's transformers store every name they are
     asked about, and predicting must not change a model. With several workers its order of classes depends on the hash
@@ -184,6 +201,8 @@ class FactoryModel:
         self._task = task
         self._weighted = weighted
         self._known: dict[str, None] = {}
+        self._observed: dict[str, None] = {}
+        self._learned = 0
         self._labels: dict[str, None] = {}
 
     @property
@@ -202,9 +221,19 @@ class FactoryModel:
         return False
 
     @property
+    def observes(self) -> bool:
+        """Whether some part of it learns without a label."""
+        return needs_no_label(self.estimator)
+
+    @property
     def classes(self) -> Collection[str]:
         """The classes, in the order they were first learned."""
         return self._labels.keys()
+
+    @property
+    def examples(self) -> int:
+        """How many labelled examples it has learned."""
+        return self._learned
 
     @property
     def ensemble(self) -> bool:
@@ -240,6 +269,17 @@ class FactoryModel:
             self.estimator.learn_one(present, label, w=weight)
         else:
             self.estimator.learn_one(present, label)
+        self._learned += 1
+
+    def observe(self, features: Features) -> None:
+        """Let the parts that need no label learn from an instance, by the first `MAX_OBSERVED` names they meet."""
+        present = {name: value for name, value in features.items() if value is not None}
+        names = self._observed
+        for name in present:
+            if len(names) < MAX_OBSERVED:
+                names[name] = None
+        if found := {name: value for name, value in present.items() if name in names}:
+            observe(self.estimator, found)
 
     def merge(self, moments: Mapping[str, Moment]) -> None:
         """Ignore the moments."""
@@ -274,3 +314,46 @@ def last_step(estimator: Any) -> Any:
     while isinstance(estimator, Pipeline) and estimator.steps:
         estimator = list(estimator.steps.values())[-1]
     return estimator
+
+
+def needs_no_label(step: Any) -> bool:
+    """Say whether a step, or one within it, learns something from an instance without a label.
+
+    >>> from river import linear_model, preprocessing
+    >>> needs_no_label(preprocessing.StandardScaler() | linear_model.LogisticRegression())
+    True
+    >>> needs_no_label(linear_model.LogisticRegression())
+    False
+    """
+    if isinstance(step, Pipeline):
+        return any(map(needs_no_label, step.steps.values()))
+    if isinstance(step, TransformerUnion):
+        return any(map(needs_no_label, step.transformers.values()))
+    # River's stateless transformers inherit a `learn_one` that does nothing
+    return not supervised(step) and type(step).learn_one is not Transformer.learn_one
+
+
+def observe(step: Any, columns: Mapping[str, Any]) -> None:
+    """Let what needs no label learn from an instance, in the order in which River's pipelines learn.
+
+    An anomaly filter that takes it for one keeps it from the steps behind, as it does with labelled examples.
+    """
+    if isinstance(step, Pipeline):
+        *before, last = step.steps.values()
+        for inner in before:
+            observe(inner, columns)
+            if not isinstance(inner, AnomalyFilter):
+                columns = inner.transform_one(columns)
+            elif not supervised(inner) and inner.classify(inner.score_one(columns)):
+                return
+        observe(last, columns)
+    elif isinstance(step, TransformerUnion):
+        for inner in step.transformers.values():
+            observe(inner, columns)
+    elif not supervised(step):
+        step.learn_one(columns)
+
+
+def supervised(step: Any) -> bool:
+    """Say whether River lets a step learn with a label only."""
+    return bool(getattr(step, "_supervised", True))

@@ -28,15 +28,18 @@ def mix(number: int) -> int:
 class Coin:
     """Uniform numbers in [0, 1) of one partition; `toss` decides on instances, `draw` places exploration.
 
+    `pick` says which of the others go to the log without a label; it owes nothing to the other two.
+
     >>> Coin(seed=0, partition=0).toss(41) == Coin(seed=0, partition=0).toss(41)
     True
     """
 
-    __slots__ = ("_blocks", "_offsets")
+    __slots__ = ("_blocks", "_offsets", "_picks")
 
     def __init__(self, seed: int, partition: int) -> None:
         self._offsets = mix(mix(seed) ^ (2 * partition))
         self._blocks = mix(mix(seed) ^ (2 * partition + 1))
+        self._picks = mix(mix(mix(seed)) ^ partition)
 
     def toss(self, offset: int) -> float:
         """Return the number of an instance."""
@@ -45,3 +48,7 @@ class Coin:
     def draw(self, block: int) -> float:
         """Return the number of an exploration block."""
         return (mix(self._blocks ^ block) >> 11) * UNIT
+
+    def pick(self, offset: int) -> float:
+        """Return the number of an instance that nobody is asked about."""
+        return (mix(self._picks ^ offset) >> 11) * UNIT

@@ -17,7 +17,18 @@ from streamal.errors import LedgerLost
 from streamal.evaluate.agreement import Agreement, agreement
 from streamal.evaluate.estimate import COMPARED, LEAST, REQUESTS, Estimator
 from streamal.events import InstancesDecided, LabelRequested, RequestResolved
-from streamal.messages import VALUE, LabelRequest, Outcome, Prediction, Recorded, Vote, parse_request_id, to_iso
+from streamal.messages import (
+    UNLABELLED,
+    VALUE,
+    LabelRequest,
+    Outcome,
+    Prediction,
+    Recorded,
+    Unlabelled,
+    Vote,
+    parse_request_id,
+    to_iso,
+)
 from streamal.selection.budget import Budget, BudgetPlan
 from streamal.service.ledgers import Pointers, Topics, decode_metadata, lost
 from streamal.service.own_records import outcome_of, request_of
@@ -143,6 +154,17 @@ class Inspection:
                 return request, next(iter(deque((o for o in outcomes if o.request_id == request_id), maxlen=1)), None)
         return None, None
 
+    def unasked(self, request_id: str) -> Unlabelled | None:
+        """Return what lies in `outcomes` of an instance that nobody was asked about, if it was put there.
+
+        `request_id` is that of the request that was not made.
+        """
+        key = UNLABELLED + request_id.encode()
+        for record in self._records(self._topics.outcomes, 0, 0):
+            if record.key == key and isinstance(found := outcome_of(record), Unlabelled):
+                return found
+        return None
+
     def labels(self) -> list[str]:
         """Return the classes among the outcomes, in the order they first came."""
         found: dict[str, None] = {}
@@ -256,6 +278,24 @@ def in_words(request: LabelRequest, outcome: Outcome | None) -> str:
         if outcome.votes:
             by = " by " + ", ".join(f"{v.annotator} ({v.kind if v.label is None else v.label})" for v in outcome.votes)
         lines.append(f"Outcome: {outcome.kind}{said}{by}, {to_iso(outcome.resolved_at)}.")
+    return "\n".join(lines)
+
+
+def unasked_in_words(record: Unlabelled) -> str:
+    """Say what became of an instance that nobody was asked about.
+
+    >>> print(unasked_in_words(Unlabelled(0, 42, "tx-7", {}, 128, "ok", 0.97)))
+    Nobody was asked about instance tx-7 (partition 0, offset 42).
+    It was learned with a pseudo-label: the model (version 128) was 97.0% sure of ok.
+    """
+    lines = [
+        f"Nobody was asked about instance {record.instance_id} (partition {record.partition}, offset {record.offset})."
+    ]
+    if record.label is None:
+        lines.append(f"The model (version {record.model_version}) observed it without a label.")
+    else:
+        said = f"the model (version {record.model_version}) was {record.probability:.1%} sure of {record.label}"
+        lines.append(f"It was learned with a pseudo-label: {said}.")
     return "\n".join(lines)
 
 

@@ -19,17 +19,21 @@ import orjson
 
 from streamal.decoding import InstanceDecoder
 from streamal.errors import BadRecord, LedgerLost, TopicMissing
-from streamal.messages import Instance, LabelRequest, Outcome, Vote
+from streamal.messages import Instance, LabelRequest, Outcome, Recorded, Unlabelled, Vote
 from streamal.pending import REMEMBERED, PendingRequests
 from streamal.pooling import begin
 from streamal.sampler import Handover
-from streamal.service.own_records import is_own, outcome_of, request_of
-from streamal.transport.log import Log, Position, Reader, TopicPartition
+from streamal.service.own_records import is_own, is_unlabelled, outcome_of, request_of
+from streamal.transport.log import Log, Position, Reader, Record, TopicPartition
 
 RECENT_OUTCOMES: Final = 2_000
-"""Records of `outcomes` a new owner reads at least, to tell second answers from unknown ones."""
+"""Records of `outcomes` a new owner reads at least, to tell second answers from unknown ones; unlabelled ones do not
+count."""
 TORN_WITHIN: Final = 5_000
-"""Last records of `outcomes` among which a torn transaction is looked for: it ended right before the takeover."""
+"""Last records of `outcomes` among which a torn transaction is looked for: it ended right before the takeover. Here
+as well unlabelled ones do not count: a transaction may hold tens of thousands, and what it has learned lies before."""
+MOST_READ: Final = 100_000
+"""Records of `outcomes` read for either at most, however many of them are unlabelled: about a second's worth."""
 SPARE_PLACES: Final = 64
 VERSION: Final = 1
 
@@ -102,7 +106,7 @@ class Torn:
 
     The broker should rule that out, but a client that does not speak the second version of the transaction protocol
     can lose the race of a delayed packet. `requests` are the places of requests by instance offset, `outcomes` the
-    places of outcomes and of moments; the latter count twice, for the scaler only.
+    places of outcomes, votes, unlabelled instances and moments; the latter count twice, for the scaler only.
     """
 
     requests: Mapping[int, int] = field(default_factory=dict)
@@ -219,6 +223,7 @@ class Heritage:
         self._log = log
         self._reader = reader
         self._topics = topics
+        self._outcomes = TopicPartition(topics.outcomes, 0)
         self._decoder = decoder
         self._warmup = warmup
         self._bounds: dict[TopicPartition, tuple[int, int]] = {}
@@ -253,7 +258,8 @@ class Heritage:
 
         It depends on its arguments and on the records they point to, so that a replay finds the same again.
         """
-        ended, outcomes, votes = self._ended(partition, pointers, torn)
+        left = [outcome_of(record) for record in self._records_at(torn.outcomes)]
+        ended, outcomes, votes = self._ended(partition, pointers, left)
         gathered_from = begin(ledger, position)
         index = RequestIndex()
         waiting = []
@@ -275,6 +281,7 @@ class Heritage:
             recent=self._recent(instances, max(first, min(gathered_from, position - self._warmup)), position),
             adopted=adopted,
             votes=votes,
+            kept=frozenset(record.offset for record in left if isinstance(record, Unlabelled)),
         )
         return Inheritance(position, handover, pointers, index, torn)
 
@@ -296,36 +303,56 @@ class Heritage:
         requests: dict[int, int] = {}
         for place, request in self._requests(partition, pointers.requests_end, end):
             requests.setdefault(request.offset, place)
-        outcomes = TopicPartition(self._topics.outcomes, 0)
-        end = self._known(outcomes)[1]
-        records = self._reader.read(outcomes, max(pointers.outcomes_end, end - TORN_WITHIN), end)
-        return Torn(requests, [record.offset for record in records if is_own(record, partition)])
+        first, end = self._known(self._outcomes)
+        _, own = self._last_own(partition, max(first, pointers.outcomes_end), end, TORN_WITHIN)
+        return Torn(requests, [record.offset for record in own])
 
-    def _ended(self, partition: int, pointers: Pointers, torn: Torn) -> tuple[set[int], list[Outcome], list[Vote]]:
+    def _ended(
+        self, partition: int, pointers: Pointers, left: Sequence[Recorded]
+    ) -> tuple[set[int], list[Outcome], list[Vote]]:
         """Return the offsets of all requests that have ended since the oldest pending one, and the last outcomes.
 
-        Besides the votes on those that have not.
+        Besides the votes on those that have not. `left` is what a torn transaction has left of the partition, which the
+        pointers do not cover.
         """
-        outcomes = TopicPartition(self._topics.outcomes, 0)
-        start = pointers.outcomes_end - RECENT_OUTCOMES
+        first, end = self._known(self._outcomes)[0], pointers.outcomes_end
+        start, own = self._last_own(partition, first, end, RECENT_OUTCOMES)
+        since = start
         for _, oldest in self._requests(partition, pointers.requests_low, pointers.requests_end):
-            start = min(start, oldest.model_version)
+            since = max(first, oldest.model_version)
             break
+        before = self._reader.read(self._outcomes, since, start) if since < start else ()
+        known = (outcome_of(record) for record in chain(before, own) if is_own(record, partition))
         ended: set[int] = set()
         recent: deque[Outcome] = deque(maxlen=REMEMBERED)
         votes: dict[int, list[Vote]] = {}
-        known = self._reader.read(outcomes, max(self._known(outcomes)[0], start), pointers.outcomes_end)
-        left = (record for place in torn.outcomes for record in self._reader.read(outcomes, place, place + 1))
         for record in chain(known, left):
-            if is_own(record, partition):
-                outcome = outcome_of(record)
-                if isinstance(outcome, Outcome):
-                    ended.add(outcome.offset)
-                    recent.append(outcome)
-                    votes.pop(outcome.offset, None)
-                elif isinstance(outcome, Vote):
-                    votes.setdefault(outcome.offset, []).append(outcome)
+            if isinstance(record, Outcome):
+                ended.add(record.offset)
+                recent.append(record)
+                votes.pop(record.offset, None)
+            elif isinstance(record, Vote):
+                votes.setdefault(record.offset, []).append(record)
         return ended, list(recent), [vote for found in votes.values() for vote in found]
+
+    def _last_own(self, partition: int, first: int, end: int, number: int) -> tuple[int, list[Record]]:
+        """Return a partition's own among the last records of `outcomes` before `end`, and the offset they begin at.
+
+        That is `number` offsets back, and as many further as lie unlabelled records between, but not before `first`.
+        """
+        start, counted = end, 0
+        own: list[Record] = []
+        while start > first and counted < number and end - start < MOST_READ:
+            stop, start = start, max(first, start - number)
+            records = list(self._reader.read(self._outcomes, start, stop))
+            counted += stop - start - sum(map(is_unlabelled, records))
+            own[:0] = [record for record in records if is_own(record, partition)]
+        return start, own
+
+    def _records_at(self, places: Sequence[int]) -> Iterator[Record]:
+        """Yield single records of `outcomes`."""
+        for place in places:
+            yield from self._reader.read(self._outcomes, place, place + 1)
 
     def _recent(self, instances: TopicPartition, first: int, position: int) -> list[Instance]:
         found = []

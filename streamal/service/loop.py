@@ -264,10 +264,10 @@ class Loop:
         for partition in craft.sampler.replan(plans) if plans is not None else ():
             outbox.replan(partition, self.holdings[partition], self._control.in_force())
         self._begun = time.monotonic()
-        places = {record.key: record.offset for record in followed}
+        records = {record.key: record for record in followed}
         for event in learned:
             if isinstance(event, ExampleSkipped) and event.outcome.partition in self.holdings:
-                outbox.report(event, places[event.outcome.request_id.encode()])
+                outbox.report(event, records[event.outcome.key.encode()])
         for holding in self.holdings.values():
             self._clerk.skip(outbox, holding)
         held, self._held = self._held, []

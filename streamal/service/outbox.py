@@ -12,22 +12,21 @@ from typing import Any
 
 import orjson
 
+from streamal.decoding import received
 from streamal.events import (
     AnswerForwarded,
     Event,
     ExampleSkipped,
     InstancesDecided,
     LabelRequested,
-    MomentsTaken,
     RecordRefused,
-    RequestResolved,
-    VoteTaken,
+    recorded,
 )
 from streamal.lane import Lane
-from streamal.messages import LETTER_BYTES, SCHEMA_HEADERS, DeadLetter, Received, describe
+from streamal.messages import LETTER_BYTES, SCHEMA_HEADERS, DeadLetter, describe
 from streamal.service.audit import Audit
 from streamal.service.ledgers import Inheritance, Pointers, RequestIndex, Topics, encode_metadata
-from streamal.transport.log import Append, Position, TopicPartition, Transaction
+from streamal.transport.log import Append, Position, Record, TopicPartition, Transaction
 
 
 @dataclass(slots=True)
@@ -145,6 +144,9 @@ class Outbox:
         """Turn facts into records, and keep them for the observer."""
         self.events += events
         for event in events:
+            if (record := recorded(event)) is not None:
+                self._outcomes.append((len(self.appends), record.partition))
+                self._append(self._topics.outcomes, 0, record.encode(), record.key)
             match event:
                 case InstancesDecided():
                     self.instances += event.count
@@ -155,15 +157,6 @@ class Outbox:
                 case LabelRequested(request):
                     self._requests.append((len(self.appends), request.partition, request.offset))
                     self._append(self._topics.label_requests, request.partition, request.encode(), request.request_id)
-                case RequestResolved(outcome):
-                    self._outcomes.append((len(self.appends), outcome.partition))
-                    self._append(self._topics.outcomes, 0, outcome.encode(), outcome.request_id)
-                case VoteTaken(vote):
-                    self._outcomes.append((len(self.appends), vote.partition))
-                    self._append(self._topics.outcomes, 0, vote.encode(), vote.request_id)
-                case MomentsTaken(moments):
-                    self._outcomes.append((len(self.appends), moments.partition))
-                    self._append(self._topics.outcomes, 0, moments.encode(), f"moments-{moments.partition}")
                 case RecordRefused(letter):
                     self.refuse(letter, letter.received.partition)
                 case AnswerForwarded():
@@ -173,13 +166,10 @@ class Outbox:
                 case _:
                     pass
 
-    def report(self, skipped: ExampleSkipped, place: int) -> None:
-        """Put an example aside that the model could not learn; `place` is its offset in `outcomes`."""
-        outcome = skipped.outcome
-        at = round(outcome.resolved_at * 1000)
-        received = Received(self._topics.outcomes, 0, place, at, outcome.request_id.encode(), outcome.encode(), ())
+    def report(self, skipped: ExampleSkipped, record: Record) -> None:
+        """Put an example aside that the model could not learn; `record` is what lies of it in `outcomes`."""
         message = f"the model raised {skipped.error} and was restored"
-        self.refuse(DeadLetter(received, "learning_failed", message), outcome.partition)
+        self.refuse(DeadLetter(received(record), "learning_failed", message), skipped.outcome.partition)
 
     def refuse(self, letter: DeadLetter, partition: int) -> None:
         """Put a refused record aside, on the partition of whoever refuses it."""

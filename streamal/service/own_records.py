@@ -7,7 +7,7 @@ worker that overlooked a record would differ from the others.
 from __future__ import annotations
 
 from streamal.errors import TransportError
-from streamal.messages import LabelRequest, Recorded, decode_outcome
+from streamal.messages import UNLABELLED, LabelRequest, Recorded, decode_outcome
 from streamal.transport.log import Record
 
 
@@ -37,8 +37,13 @@ def request_of(record: Record) -> LabelRequest:
 
 def is_own(record: Record, partition: int) -> bool:
     """Say whether a record of `label-requests` or `outcomes` is of a partition, by the key that its owner gave it."""
-    key = record.key or b""
+    key = (record.key or b"").removeprefix(UNLABELLED)
     return key.startswith(b"%d-" % partition) or key == b"moments-%d" % partition
+
+
+def is_unlabelled(record: Record) -> bool:
+    """Say whether a record of `outcomes` is an instance that nobody was asked about."""
+    return (record.key or b"").startswith(UNLABELLED)
 
 
 def foreign(record: Record, error: ValueError) -> TransportError:

@@ -32,9 +32,10 @@ from streamal.events import (
     RequestResolved,
     RequestSkipped,
     TornRepaired,
+    UnlabelledTaken,
     VoteTaken,
 )
-from streamal.messages import LabelRequest, Outcome, Reason
+from streamal.messages import LabelRequest, Outcome, Reason, UnlabelledKind
 from streamal.selection.budget import Permit
 from streamal.web.status import Estimate, Estimates, Status
 
@@ -136,6 +137,11 @@ class Metrics:
             "class_labels", "Labels per class.", **{"class": (*sorted(self._classes), OTHER)}
         )
         self._latency = self._histogram("label_latency_seconds", "From the request to its answer.", LONG)
+        self._unlabelled = self._counter(
+            "unlabelled_instances",
+            "Instances not asked about that were put on the log, without a label or with the model's own.",
+            kind=get_args(UnlabelledKind),
+        )
         self._faults = self._counter("faults", "Faults that were survived.", kind=get_args(Fault))
 
     def _count_drift(self) -> None:
@@ -256,6 +262,8 @@ class Metrics:
                 self._labels.labels(self._pipeline, "vote").inc()
             case RequestSkipped():
                 self._labels.labels(self._pipeline, "skipped").inc()
+            case UnlabelledTaken(record):
+                self._unlabelled.labels(self._pipeline, record.kind).inc()
             case AnswerForwarded():
                 self._labels.labels(self._pipeline, "forwarded").inc()
             case RecordRefused(letter):

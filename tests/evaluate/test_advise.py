@@ -69,7 +69,7 @@ class Recorded:
         model, strategy, rate = candidate
         scores = {"kappa": None, "accuracy": None, "mae": None, self._measure: score}
         spent = (self._rows // 2, asked, asked, 0.0, 1.0)
-        return Simulation(*spent, scores, Estimates(), strategy, model, rate, seed, 0, asked, 1, asked, ())
+        return Simulation(*spent, scores, Estimates(), strategy, model, rate, seed, 0, asked, 1, asked, 0, 0, None, ())
 
 
 def test_the_best_pair_is_advised_at_the_rate_that_is_enough() -> None:

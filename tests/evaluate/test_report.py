@@ -41,6 +41,9 @@ def simulation(
         learned=2_264,
         answers_per_request=1,
         answers=2_264,
+        unlabelled=0,
+        pseudo_labelled=0,
+        pseudo_accuracy=None,
         curve=tuple(CurvePoint(seen, seen // 20, 0.5, found) for seen in range(200, 2_200, 200)),
     )
 

@@ -299,3 +299,23 @@ def test_the_summary_has_the_mean_of_the_controls() -> None:
     found = json.loads(json.dumps(replace(one, controls=beside).summary()))
     assert found["random_kappa"] == pytest.approx(0.3)
     assert "controls" not in found
+
+
+@pytest.mark.parametrize("delay", [0, 100])
+def test_self_training_is_told_with_how_often_it_was_right(delay: int) -> None:
+    def trained(bar: float | None) -> Simulation:
+        model = presets.build("gaussian_nb", parameters={}, seed=0)
+        plan = SamplingPlan(BudgetPlan(0.1), "random", unlabelled=0.5, self_training=bar)
+        return simulate(rows(2_000), 2_000, plan, model, Oracle(delay), model_name="", classes=["rare", "usual"])
+
+    plain, low, high = trained(None), trained(0.6), trained(0.95)
+    assert (plain.unlabelled, plain.pseudo_labelled, plain.pseudo_accuracy) == (0, 0, None)
+    assert 700 > low.pseudo_labelled > high.pseudo_labelled > 10
+    assert low.unlabelled == 0
+    for found in (low, high):
+        assert found.pseudo_accuracy is not None
+        assert 0.5 < found.pseudo_accuracy < 1.0
+        assert found.learned <= found.asked <= 201
+        assert found.max_overshoot <= 0.0
+        assert found.estimates.audit_labels <= found.learned, "no pseudo-label is an audit"
+        assert found.scores != plain.scores

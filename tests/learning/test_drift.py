@@ -34,7 +34,7 @@ from streamal.learning.fold import CHECKPOINT_EVERY, Fold
 from streamal.learning.lookahead import Lookahead
 from streamal.learning.model import Model
 from streamal.learning.snapshot import load
-from streamal.messages import VALUE, Features, Label, Moment, Moments, Outcome, Prediction, Reason
+from streamal.messages import VALUE, Features, Label, Moment, Moments, Outcome, Prediction, Reason, Recorded, Unlabelled
 from streamal.sampler import Handover, SelectiveSampler
 from streamal.selection.budget import BudgetPlan
 
@@ -83,7 +83,7 @@ def active(model: Model, heard: Heard = "answers") -> Fold:
     return Fold(WatchedModel(model, heard=heard, adapts=True))
 
 
-def numbered(records: Sequence[Outcome | Moments], start: int = 0) -> Iterator[tuple[int, Outcome | Moments]]:
+def numbered(records: Sequence[Recorded], start: int = 0) -> Iterator[tuple[int, Recorded]]:
     return iter(enumerate(records, start))
 
 
@@ -300,6 +300,39 @@ def test_utilities_come_from_the_new_model_at_once() -> None:
     pending = ((request.features, request.prediction) for request in lane.pending)
     expected = Lookahead().model(fold.served, pending, len(lane.pending))
     assert lane._foreseeing().predict(PROBES) == expected.predict(PROBES) != before
+
+
+def test_pseudo_labels_are_no_errors_and_the_background_model_learns_none() -> None:
+    """However wrong they are: they are the served model's own."""
+    records = turning(900, 400)
+    at = places(records)
+    assert at.keys() >= {DriftWarned, DriftDetected, ModelReplaced}
+    wrong = [Unlabelled(0, n, "", record.features, 0, "rare", 0.99) for n, record in enumerate(records)]
+    told = active(Constant({"rare": 1.0})).fold(numbered(wrong))
+    assert told == []
+    plain, mixed = active(gaussian()), active(gaussian())
+    before, after = records[: at[ModelReplaced]], records[at[ModelReplaced] :]
+    plain.fold(numbered(before))
+    mixed.fold(numbered(before))
+    for fold in (plain, mixed):
+        assert isinstance(fold.model, WatchedModel)
+        assert fold.model._background is not None
+    expected = mixed.model._background.predict(PROBES)  # type: ignore[attr-defined]
+    mixed.fold(numbered(wrong[:50], len(before)))
+    assert mixed.model._background.predict(PROBES) == expected  # type: ignore[attr-defined]
+    assert mixed.served.predict(PROBES) != plain.served.predict(PROBES)
+    assert signals(plain.fold(numbered(after[:1], 999)))[0] == ModelReplaced(after[0].resolved_at, LEAST_LEARNED)
+
+
+def test_all_models_observe_what_has_no_label() -> None:
+    model = WatchedModel(Constant({}, observes=True), heard="answers", adapts=True)
+    assert model.observes
+    assert not WatchedModel(Constant({}), heard="answers").observes
+    model.observe({"x": 1.0})
+    copied = model.copy()
+    model.observe({"x": 2.0})
+    for found, seen in ((model, 2), (copied, 1)):
+        assert [len(inner.observed) for inner in found._all() if isinstance(inner, Constant)] == [seen, seen]
 
 
 class Brittle(Constant):

@@ -13,7 +13,19 @@ from streamal.events import ExampleLearned, ExampleSkipped
 from streamal.learning import presets
 from streamal.learning.fold import CHECKPOINT_EVERY, Fold
 from streamal.learning.model import Model
-from streamal.messages import VALUE, Features, Instance, Label, Moment, Moments, Outcome, OutcomeKind, Prediction
+from streamal.messages import (
+    VALUE,
+    Features,
+    Instance,
+    Label,
+    Moment,
+    Moments,
+    Outcome,
+    OutcomeKind,
+    Prediction,
+    Recorded,
+    Unlabelled,
+)
 
 POISON = "poison"
 PROBES: list[Features] = [instance.features for instance in stream(50, seed=9)]
@@ -29,6 +41,8 @@ class Fragile:
         self.lookahead = model.lookahead
         self.ensemble = model.ensemble
         self.scales = model.scales
+        self.observes = model.observes
+        self.examples = model.examples
         self.classes = model.classes
 
     def members(self, features: Features) -> list[Prediction]:
@@ -40,6 +54,11 @@ class Fragile:
     def learn(self, features: Features, label: Label, weight: float = 1.0) -> None:
         self._model.learn(features, label, weight)
         if label == POISON:
+            raise self._error
+
+    def observe(self, features: Features) -> None:
+        self._model.observe(features)
+        if POISON in features:
             raise self._error
 
     def merge(self, moments: Mapping[str, Moment]) -> None:
@@ -77,7 +96,7 @@ def examples(count: int, seed: int = 0) -> list[Outcome]:
     return [outcome(instance, truth(instance.features)) for instance in stream(count, seed)]
 
 
-def numbered(records: Sequence[Outcome | Moments]) -> Iterator[tuple[int, Outcome | Moments]]:
+def numbered(records: Sequence[Recorded]) -> Iterator[tuple[int, Recorded]]:
     return iter(enumerate(records))
 
 
@@ -210,3 +229,36 @@ def test_for_regression_there_is_no_hit() -> None:
     assert isinstance(events[1], ExampleLearned)
     assert events[1].hit is None
     assert set(events[1].prediction) == {VALUE}
+
+
+def unlabelled(instance: Instance, label: str | None = None) -> Unlabelled:
+    return Unlabelled(0, instance.offset, instance.id, instance.features, 0, label, None if label is None else 0.99)
+
+
+def test_an_instance_without_a_label_is_observed_and_one_with_a_pseudo_label_learned_and_neither_is_scored() -> None:
+    first, second = stream(2)
+    model = Constant({"a": 1.0})
+    fold = Fold(model)
+    assert fold.fold([(4, unlabelled(first)), (5, unlabelled(second, "a"))]) == []
+    assert model.observed == [first.features]
+    assert model.learned == [(second.features, "a", 1.0)]
+    assert fold.version == 6
+
+
+def test_a_pseudo_label_teaches_as_much_as_an_answer() -> None:
+    answered, trained = Fold(logistic()), Fold(logistic())
+    records = examples(50)
+    answered.fold(numbered(records))
+    trained.fold(numbered([unlabelled(one, truth(one.features)) for one in stream(50)]))
+    assert trained.model.predict(PROBES) == answered.model.predict(PROBES)
+
+
+@pytest.mark.parametrize("label", [None, POISON])
+def test_an_instance_that_cannot_be_observed_or_learned_leaves_no_trace(label: str | None) -> None:
+    records = examples(40)
+    bad = unlabelled(stream(1, seed=5)[0]._replace(features={"x": 1.0, POISON: 1.0}), label)
+    spoilt, clean = Fold(Fragile(logistic())), Fold(Fragile(logistic()))
+    events = spoilt.fold(numbered([*records[:20], bad, *records[20:]]))
+    assert events[20] == ExampleSkipped(bad, "ValueError")
+    assert [*events[:20], *events[21:]] == clean.fold(numbered(records))
+    assert spoilt.model.predict(PROBES) == clean.model.predict(PROBES)

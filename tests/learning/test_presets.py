@@ -13,11 +13,22 @@ from typing import Any, Final
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from river import anomaly, compose, dummy, linear_model, naive_bayes, neighbors, preprocessing, stats
+from river import (
+    anomaly,
+    base,
+    compose,
+    dummy,
+    feature_extraction,
+    linear_model,
+    naive_bayes,
+    neighbors,
+    preprocessing,
+    stats,
+)
 
 from streamal.errors import ConfigError, ModelError
 from streamal.learning.moments import MomentAccumulator
-from streamal.learning.online import BIND_AFTER, OnlineModel
+from streamal.learning.online import BIND_AFTER, MAX_OBSERVED, FactoryModel, OnlineModel
 from streamal.learning.presets import PRESETS, build, from_factory
 from streamal.messages import MAX_NUMBER, VALUE, Features, Label, Moment
 
@@ -371,3 +382,104 @@ def test_what_neither_classifies_nor_predicts_a_number_is_refused(factories: Mod
 def test_a_wrong_factory_is_named_with_its_cure(path: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         from_factory(path)
+
+
+ROWS: Final = [{"a": float(n % 5), "b": n * 1.5} for n in range(30)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_presets_take_no_notice_of_what_has_no_label(kind: str, trained: dict[str, OnlineModel]) -> None:
+    model, probes = trained[kind].copy(), [features for features, _ in make_stream(3, 20)]
+    assert not model.observes
+    model.observe({"a": 1e9, "c": "never seen", "z": 1.0})
+    assert model.predict(probes) == trained[kind].predict(probes)
+
+
+def scaler_of(model: Any) -> preprocessing.StandardScaler:
+    assert isinstance(model, FactoryModel)
+    found = model.estimator["StandardScaler"]
+    assert isinstance(found, preprocessing.StandardScaler)
+    return found
+
+
+def test_a_pipelines_scaler_learns_from_what_has_no_label_and_its_classifier_does_not(factories: ModuleType) -> None:
+    pipeline = preprocessing.StandardScaler() | naive_bayes.GaussianNB()
+    model = from_factory(offer(factories, pipeline))
+    assert model.observes
+    alone = preprocessing.StandardScaler()
+    for row in ROWS:
+        model.observe({**row, "gone": None})
+        alone.learn_one(row)
+    assert dict(scaler_of(model).means) == dict(alone.means)
+    assert dict(scaler_of(model).counts) == {"a": 30, "b": 30}
+    assert (list(model.classes), model.predict(ROWS[:1])) == ([], [{}])
+    model.learn(ROWS[0], "p")
+    assert model.examples == 1
+    assert scaler_of(model).counts["a"] == 31, "what has a label is learned once, by River's own update"
+
+
+def test_what_was_only_observed_is_not_asked_of_the_classifier(factories: ModuleType) -> None:
+    model = from_factory(offer(factories, preprocessing.StandardScaler() | linear_model.LogisticRegression()))
+    for n, row in enumerate(ROWS):
+        model.learn({"a": row["a"]}, "pq"[n % 2])
+    model.observe(ROWS[0])
+    before = pickle.dumps(model)
+    assert model.predict([{"a": 1.0, "b": 5.0}]) == model.predict([{"a": 1.0}])
+    assert pickle.dumps(model) == before
+
+
+def test_in_unions_the_supervised_parts_learn_nothing(factories: ModuleType) -> None:
+    numbers = compose.Select("a", "b") | preprocessing.StandardScaler()
+    target = feature_extraction.TargetAgg(by="city", how=stats.Mean())
+    model = from_factory(offer(factories, (numbers + target) | linear_model.LinearRegression()))
+    assert isinstance(model, FactoryModel)
+    assert model.observes
+    alone = preprocessing.StandardScaler()
+    for row in ROWS:
+        model.observe({**row, "city": "Oslo"})
+        alone.learn_one(row)
+    parts = next(iter(model.estimator.steps.values())).transformers.values()
+    [scaler] = [part["StandardScaler"] for part in parts if isinstance(part, compose.Pipeline)]
+    [aggregate] = [part for part in parts if isinstance(part, feature_extraction.TargetAgg)]
+    assert (dict(scaler.counts), dict(scaler.means)) == (dict(alone.counts), dict(alone.means))
+    assert [found.n for found in aggregate._groups.values()] == [0.0]
+
+
+def test_what_an_anomaly_filter_takes_out_does_not_reach_the_steps_behind(factories: ModuleType) -> None:
+    class Odd(base.AnomalyDetector):
+        """Finds all above 9 odd."""
+
+        def learn_one(self, x: dict[Any, Any]) -> None:
+            """Learn nothing."""
+
+        def score_one(self, x: dict[Any, Any]) -> float:
+            """Return 1 for what is odd."""
+            return float(x["a"] > 9.0)
+
+    pipeline = compose.Pipeline(
+        anomaly.ThresholdFilter(Odd(), threshold=0.5), preprocessing.StandardScaler(), naive_bayes.GaussianNB()
+    )
+    model = from_factory(offer(factories, pipeline))
+    for value in (1.0, 100.0, 3.0):
+        model.observe({"a": value})
+    assert dict(scaler_of(model).means) == {"a": 2.0}
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        linear_model.LinearRegression(),
+        compose.Select("a") | linear_model.LinearRegression(),
+        feature_extraction.TargetAgg(by="a", how=stats.Mean()) | linear_model.LinearRegression(),
+    ],
+    ids=str,
+)
+def test_a_pipeline_without_such_parts_observes_nothing(factories: ModuleType, estimator: Any) -> None:
+    assert not from_factory(offer(factories, estimator)).observes
+
+
+def test_random_names_of_unlabelled_instances_take_bounded_memory(factories: ModuleType) -> None:
+    model = from_factory(offer(factories, preprocessing.StandardScaler() | naive_bayes.GaussianNB()))
+    for number in range(3 * MAX_OBSERVED):
+        model.observe({f"n{number}": 1.0})
+    assert len(scaler_of(model).counts) == MAX_OBSERVED

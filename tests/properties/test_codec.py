@@ -16,6 +16,7 @@ from streamal.messages import (
     Moment,
     Moments,
     Outcome,
+    Unlabelled,
     Vote,
     decode_outcome,
     from_iso,
@@ -67,6 +68,14 @@ outcomes = st.builds(
     resolved_at=times,
     annotator=st.none() | texts,
 )
+unlabelled = st.builds(
+    lambda label, **parts: Unlabelled(**parts, label=label and label[0], probability=label and label[1]),
+    **places,
+    instance_id=texts,
+    features=features,
+    model_version=st.integers(0, 2**53),
+    label=st.none() | st.tuples(texts.filter(bool), shares),
+)
 moments = st.builds(
     Moments,
     partition=st.integers(0, 1_000),
@@ -105,6 +114,11 @@ def test_an_outcome_is_read_back_bit_for_bit(outcome: Outcome, drawn: st.DataObj
 @given(votes())
 def test_a_vote_is_read_back_bit_for_bit(vote: Vote) -> None:
     assert exact(decode_outcome(vote.encode())) == exact(vote)
+
+
+@given(unlabelled)
+def test_an_instance_without_an_answer_is_read_back_bit_for_bit(record: Unlabelled) -> None:
+    assert exact(decode_outcome(record.encode())) == exact(record)
 
 
 @given(moments)

@@ -22,7 +22,7 @@ from streamal.errors import BadRecord, ConfigError, SnapshotRefused
 from streamal.learning.allowed import ALLOWED
 from streamal.learning.presets import build
 from streamal.learning.snapshot import LENGTH_BYTES, MAGIC, SIGNATURE_BYTES, load, sign
-from streamal.messages import LabelRequest, Moment, Moments, Outcome, Vote, decode_outcome
+from streamal.messages import LabelRequest, Moment, Moments, Outcome, Unlabelled, Vote, decode_outcome
 from streamal.service.ledgers import Pointers, decode_metadata, encode_metadata, frame, unframe
 from streamal.settings import example_toml
 from streamal.settings import load as load_settings
@@ -65,6 +65,7 @@ OUTCOME = Outcome(
 MOMENTS = Moments(0, 4, {"x": Moment(4, 0.5, 1.0)})
 VOTE = Vote(0, 3, "ada", "label", "a", 0, 1.5)
 POLLED = replace(OUTCOME, annotator=None, votes=(VOTE, replace(VOTE, annotator="bob", kind="unsure", label=None)))
+UNLABELLED = Unlabelled(0, 3, "i", {"x": 1.5}, 7, "a", 0.9)
 
 
 def mutated(valid: bytes) -> st.SearchStrategy[bytes]:
@@ -134,7 +135,13 @@ def test_answers(value: bytes | None, given_headers: Headers, number: bool) -> N
         assert (found.label is not None) == (found.kind == "label")
 
 
-@given(value=hostile(OUTCOME.encode()) | mutated(MOMENTS.encode()) | mutated(VOTE.encode()) | mutated(POLLED.encode()))
+@given(
+    value=hostile(OUTCOME.encode())
+    | mutated(MOMENTS.encode())
+    | mutated(VOTE.encode())
+    | mutated(POLLED.encode())
+    | mutated(UNLABELLED.encode())
+)
 def test_outcomes(value: bytes) -> None:
     with suppress(ValueError):
         found = decode_outcome(value)
@@ -308,6 +315,7 @@ def test_the_fuzzed_specimens_are_valid() -> None:
         lambda: decode_outcome(MOMENTS.encode()),
         lambda: decode_outcome(VOTE.encode()),
         lambda: decode_outcome(POLLED.encode()),
+        lambda: decode_outcome(UNLABELLED.encode()),
         lambda: LabelRequest.decode(REQUEST.encode()),
         lambda: decode_metadata(LEDGER),
         lambda: pickle.dumps(blob_of("gaussian_nb")),

@@ -22,11 +22,11 @@ from streamal.events import LabelRequested, RequestResolved, VoteTaken
 from streamal.lane import SamplingPlan
 from streamal.learning import presets
 from streamal.learning.fold import Fold
-from streamal.messages import VALUE, LabelRequest, Outcome
+from streamal.messages import VALUE, LabelRequest, Outcome, Unlabelled
 from streamal.sampler import Handover, SelectiveSampler
 from streamal.selection.budget import BudgetPlan
 from streamal.service import inspection as inspecting
-from streamal.service.inspection import WHY, Inspection, as_line, in_words, quality_in_words, tail
+from streamal.service.inspection import WHY, Inspection, as_line, in_words, quality_in_words, tail, unasked_in_words
 from streamal.service.ledgers import Topics
 from streamal.service.shared_snapshots import taken_apart
 from streamal.settings import Settings
@@ -70,9 +70,8 @@ def outcome_of(request: LabelRequest, kind: str = "label") -> Outcome:
     sampler = SelectiveSampler([SamplingPlan(BudgetPlan(rate=0.5))], Fold(logistic()))
     sampler.open(0, Handover(requests=[request]))
     [event] = sampler.answer(0, [answer_to(request.request_id, "usual", kind)], 1.0)
-    assert hasattr(event, "outcome")
-    found: Outcome = event.outcome
-    return found
+    assert isinstance(event, RequestResolved)
+    return event.outcome
 
 
 def test_standings_add_up(inspection: Inspection, log: Log) -> None:
@@ -385,3 +384,15 @@ def test_no_reason_is_without_words() -> None:
     from streamal.messages import Reason
 
     assert set(get_args(Reason)) == WHY.keys()
+
+
+def test_an_instance_that_nobody_was_asked_about_is_found_where_it_was_put(inspection: Inspection, log: Log) -> None:
+    records = [Unlabelled(0, 900_001, "i", {"x": 1.0}, 7), Unlabelled(1, 900_001, "j", {"x": 2.0}, 8, "usual", 0.75)]
+    log.writer("former").append(
+        [Append(inspection._topics.outcomes, 0, record.encode(), record.key.encode()) for record in records]
+    )
+    assert [inspection.unasked(f"{record.partition}-900001") for record in records] == records
+    assert inspection.unasked("0-900002") is None
+    assert unasked_in_words(records[0]).endswith("The model (version 7) observed it without a label.")
+    assert "75.0% sure of usual" in unasked_in_words(records[1])
+    assert inspection.request("0-900001") == (None, None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 
 from streamal import assemble
 from streamal.errors import TransportError
-from streamal.service import control
+from streamal.service import control, ledgers
 from streamal.service.control import Change
 from streamal.service.inspection import Inspection
 from streamal.service.ledgers import decode_metadata
@@ -345,3 +347,86 @@ def test_another_config_is_named_beside_the_differences(solo: Callable[..., Solo
     found = at.verify()
     assert found.differences
     assert any("verify with the config of that time" in note for note in found.notes)
+
+
+TRAINED: dict[str, Mapping[str, Any]] = {
+    "instance": {"label": "label"},
+    "budget": {"rate": 0.4},
+    "learn": {"unlabelled_share": 1.0, "self_training": 0.51},
+    "model": {"kind": "gaussian_nb"},
+    "strategy": {"window": 32},
+}
+OBSERVED = TRAINED | {"learn": {"unlabelled_share": 0.9}, "model": {"factory": "specimens:scaled"}}
+
+
+def unlabelled(at: Solo) -> Counter[bytes]:
+    """Count the unlabelled records by the key of the request that was not made."""
+    keys = at.keys("outcomes")
+    prefix = b"unlabelled-"
+    return Counter({key.removeprefix(prefix): n for key, n in keys.items() if key and key.startswith(prefix)})
+
+
+@pytest.mark.parametrize(("sections", "kind"), [(TRAINED, "pseudo_labelled"), (OBSERVED, "unlabelled")])
+@pytest.mark.parametrize("restart", [False, True])
+def test_unlabelled_instances_are_replayed_and_survive_a_restart(
+    solo: Callable[..., Solo], restart: bool, sections: Mapping[str, Mapping[str, Any]], kind: str
+) -> None:
+    at = solo(**sections)
+    at.start()
+    at.feed(300)
+    if restart:
+        at.stop()
+        at.start()
+    at.feed(300)
+    at.stop()
+    found = at.verify()
+    assert (found.differences, found.unverifiable, found.instances) == ([], [], 600)
+    kept = unlabelled(at)
+    assert set(kept.values()) == {1}
+    assert len(kept) > 200
+    assert kept.keys().isdisjoint(key for key in at.keys("label-requests") if key)
+    assert {value_of(record)["kind"] for record in at.records("outcomes")} == {"learned", kind}
+
+
+def unlabelled_keys(at: Solo) -> set[bytes | None]:
+    return {key for key in at.keys("outcomes") if (key or b"").startswith(b"unlabelled-")}
+
+
+def test_a_replay_notices_a_pseudo_label_that_the_model_did_not_give(solo: Callable[..., Solo]) -> None:
+    at = solo(**TRAINED)
+    at.start()
+    at.feed(300)
+    at.feed(100)
+    at.stop()
+    assert at.verify().differences == []
+    forged = next(record for record in at.records("outcomes") if record.key in unlabelled_keys(at))
+    value = orjson.dumps(value_of(forged) | {"probability": 0.999})
+    with closing(sqlite3.connect(at.settings.transport.path, isolation_level=None)) as file:
+        where = "topic = (SELECT id FROM topic WHERE name = 'outcomes') AND offset = ?"
+        assert file.execute(f"UPDATE record SET value = ? WHERE {where}", (value, forged.offset)).rowcount == 1
+    assert "probability" in at.verify().differences[0]
+
+
+@pytest.mark.parametrize("within", [50, 5_000])
+def test_of_a_torn_transaction_nothing_is_learned_twice_however_many_have_no_label(
+    solo: Callable[..., Solo], within: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it learned lies before hundreds of unlabelled records, which do not count."""
+    monkeypatch.setattr(ledgers, "TORN_WITHIN", within)
+    at = solo(**TRAINED)
+    at.start()
+    at.feed(300)
+    at.tear(500)
+    torn = unlabelled(at)
+    at.start()
+    at.feed(300)
+    at.stop()
+    kept = unlabelled(at)
+    assert len(kept) > len(torn) > 300
+    assert set(kept.values()) == {1}
+    asked = {key for key in at.keys("label-requests") if key}
+    assert kept.keys().isdisjoint(asked)
+    learned = {key: n for key, n in at.keys("outcomes").items() if key not in unlabelled_keys(at)}
+    assert learned == dict.fromkeys(asked, 1)
+    found = at.verify()
+    assert (found.differences, found.torn, found.instances) == ([], 1, 1_100)

@@ -15,7 +15,7 @@ from simulation.cluster import Cluster, Token
 from simulation.memory_log import MemoryProducer, MemoryWriter, Point, Steps
 
 from streamal.errors import CommitRefused, TransportError
-from streamal.messages import Instance, Outcome, Vote
+from streamal.messages import Instance, Outcome, Recorded, Vote
 from streamal.pending import PendingRequests
 from streamal.pooling import Window
 from streamal.service.ledgers import Heritage, Inheritance, Pointers, RequestIndex, Torn
@@ -23,6 +23,7 @@ from streamal.service.loop import Loop
 from streamal.transport.log import Position, TopicPartition, Transaction
 
 Patch = pytest.MonkeyPatch
+Ended = tuple[set[int], list[Outcome], list[Vote]]
 
 
 def offsets_before_sends(patch: Patch) -> None:
@@ -153,8 +154,8 @@ def votes_forgotten(patch: Patch) -> None:
     """Take a partition over without the votes on what waits: the annotators have answered in vain."""
     ended = Heritage._ended
 
-    def forgetful(self: Heritage, p: int, pointers: Pointers, torn: Torn) -> tuple[set[int], list[Outcome], list[Vote]]:
-        return (*ended(self, p, pointers, torn)[:2], [])
+    def forgetful(self: Heritage, p: int, pointers: Pointers, left: Sequence[Recorded]) -> Ended:
+        return (*ended(self, p, pointers, left)[:2], [])
 
     patch.setattr(Heritage, "_ended", forgetful)
 
@@ -163,8 +164,8 @@ def votes_out_of_order(patch: Patch) -> None:
     """Take the votes over the last one first: another label wins a tie, and a former opinion the later one."""
     ended = Heritage._ended
 
-    def reverse(self: Heritage, p: int, pointers: Pointers, torn: Torn) -> tuple[set[int], list[Outcome], list[Vote]]:
-        found = ended(self, p, pointers, torn)
+    def reverse(self: Heritage, p: int, pointers: Pointers, left: Sequence[Recorded]) -> Ended:
+        found = ended(self, p, pointers, left)
         return (*found[:2], found[2][::-1])
 
     patch.setattr(Heritage, "_ended", reverse)

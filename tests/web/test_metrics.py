@@ -22,9 +22,10 @@ from streamal.events import (
     RecordRefused,
     RequestResolved,
     RequestSkipped,
+    UnlabelledTaken,
     VoteTaken,
 )
-from streamal.messages import DeadLetter, LabelRequest, Outcome, OutcomeKind, Reason, Received, Vote
+from streamal.messages import DeadLetter, LabelRequest, Outcome, OutcomeKind, Reason, Received, Unlabelled, Vote
 from streamal.selection.budget import Permit
 from streamal.web.metrics import MAX_CLASSES, REASONS, Metrics
 from streamal.web.status import Estimate, Estimates, Improvement, PartitionStatus, Status
@@ -184,6 +185,16 @@ def test_a_skipped_example_is_a_fault(metrics: Metrics) -> None:
     metrics.fault("commit_refused")
     assert value(metrics, "faults_total", kind="example_skipped") == 1
     assert value(metrics, "faults_total", kind="commit_refused") == 2
+
+
+def test_what_has_no_answer_is_counted_by_itself(metrics: Metrics) -> None:
+    before = value(metrics, "labels_total", result="learned")
+    for label, probability in ((None, None), ("ok", 0.9), ("ok", 0.8)):
+        metrics.observe(UnlabelledTaken(Unlabelled(0, 3, "i", {}, 7, label, probability)))
+    assert value(metrics, "unlabelled_instances_total", kind="unlabelled") == 1
+    assert value(metrics, "unlabelled_instances_total", kind="pseudo_labelled") == 2
+    assert value(metrics, "labels_total", result="learned") == before
+    assert value(metrics, "class_labels_total", **{"class": "ok"}) == 0
 
 
 def test_classes_are_capped(metrics: Metrics) -> None:
