@@ -327,7 +327,10 @@ def test_memory_is_bounded_as_stated(name: str, monkeypatch: pytest.MonkeyPatch)
     Proposing changes nothing, so it is left out where nobody is asked; `update` is told a former proposal there.
     """
     monkeypatch.setattr(vectors, "MOST_COLUMNS", 4)
-    strategy, seen, sizes = new(name), changing(), {}
+    task, sizes = task_of(name), {}
+    seen = changing(task)
+    model = MODEL if task == "classification" else Constant({VALUE: 1.0}, task=task)
+    strategy = build(name, StrategySpec(RATE, WINDOW, {}, lambda: model), task)
     assert re.search(r"\b[Mm]emory:\s", type(strategy).__doc__ or "")
     proposal = strategy.propose(*seen[0][:2], STANDINGS[0])
     for number in range(200_000):
@@ -341,26 +344,29 @@ def test_memory_is_bounded_as_stated(name: str, monkeypatch: pytest.MonkeyPatch)
             ended = replace(outcome, label=label) if number % 40 else replace(outcome, kind="expired", label=None)
             strategy.resolved(ended)
         if number + 1 in (20_000, 200_000):
-            sizes[number + 1] = size_of(strategy)
+            sizes[number + 1] = size_of(strategy, model)
     assert sizes[200_000] - sizes[20_000] < ROUNDING
 
 
 @cache
-def changing() -> list[tuple[Features, Prediction, str]]:
-    """Return instances that each bring a new feature, in predictions and labels of three classes out of twelve."""
-    random, found = Random(0), list[tuple[Features, Prediction, str]]()
+def changing(task: Task) -> list[tuple[Features, Prediction, Label]]:
+    """Return instances that each bring a new feature; predictions and labels are of three classes out of twelve."""
+    random, found = Random(0), list[tuple[Features, Prediction, Label]]()
     for number, instance in enumerate(stream(5_000)):
+        features: Features = {**instance.features, f"name{number}": random.random()}
         usual, rare, third = (f"c{(number // 50 + shift) % 12}" for shift in range(3))
         share = random.random()
-        prediction: Prediction = {usual: share, rare: 0.9 - 0.9 * share, third: 0.1 - 0.1 * share}
-        features: Features = {**instance.features, f"name{number}": random.random()}
-        found.append((features, prediction, random.choice([usual, rare])))
+        if task == "classification":
+            prediction: Prediction = {usual: share, rare: 0.9 - 0.9 * share, third: 0.1 - 0.1 * share}
+            found.append((features, prediction, random.choice([usual, rare])))
+        else:
+            found.append((features, {VALUE: share}, random.random()))
     return found
 
 
-def size_of(strategy: QueryStrategy) -> int:
+def size_of(strategy: QueryStrategy, model: object) -> int:
     """Return the bytes of all that a strategy keeps, without the model and what belongs to the program."""
-    met, found, left = {id(MODEL)}, 0, list[object]([strategy])
+    met, found, left = {id(model)}, 0, list[object]([strategy])
     while left:
         one = left.pop()
         if id(one) not in met and not isinstance(one, type | ModuleType | FunctionType):

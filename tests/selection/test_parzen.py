@@ -88,15 +88,15 @@ def test_the_oldest_makes_room_and_memory_is_bounded() -> None:
     scale = scaled(rows)
     raws = [scale.raw(row) for row in rows]
     sizes = set()
-    for number in range(2_000):
+    for number in range(2_048):
         slot = points.add(raws[number % 64], scale)
-        if number in (1_000, 1_999):
+        if number in (1_000, 2_047):
             sizes.add(len(pickle.dumps(points)) // 100)
-    assert slot == 1_999 % 32
+    assert slot == 2_047 % 32
     assert len(points) == 32
     assert len(sizes) == 1
-    last = scale.vector(rows[1_999 % 64])
-    assert points.kernel(last)[1_999 % 32] == 1.0
+    last = scale.vector(rows[2_047 % 64])
+    assert points.kernel(last)[2_047 % 32] == 1.0
     assert points.kernel(scale.vector(rows[0]))[0] < 1.0
 
 
