@@ -227,17 +227,26 @@ class KafkaLog:
     def positions(self, group: str, partitions: Sequence[TopicPartition]) -> Mapping[TopicPartition, Position]:
         """Return a group's positions from outside it, for those partitions that have one.
 
-        A consumer asks, which waits for what is stable: to an administrative client a coordinator that has just taken
-        over tells what it knew some time ago, or that there is nothing.
+        A coordinator that has just taken over may tell an administrative client that there are none. So what is missing
+        is asked for once more by a consumer, for which the coordinator waits until what it knows is stable.
         """
+        asked = {group: [KafkaPartition(*p) for p in partitions]}
+        doing = f"tell the offsets of {group}"
+        told = self._ask(doing, lambda: self._admin.list_group_offsets(asked))[group]
+        missing = [where for where in asked[group] if where not in told or told[where].offset < 0]
 
-        def tell() -> dict[TopicPartition, Position]:
+        def stable() -> dict[KafkaPartition, OffsetAndMetadata]:
+            limit = milliseconds(self._cluster.deadline)
             with closing(self._cluster.consumer(group_id=group)) as consumer:
-                limit = milliseconds(self._cluster.deadline)
-                told = {p: consumer.committed(KafkaPartition(*p), metadata=True, timeout_ms=limit) for p in partitions}
-            return {p: Position(found.offset, found.metadata or "") for p, found in told.items() if found is not None}
+                return {where: consumer.committed(where, metadata=True, timeout_ms=limit) for where in missing}
 
-        return self._ask(f"tell the offsets of {group}", tell)
+        if missing:
+            told = {**told, **self._ask(doing, stable)}
+        return {
+            TopicPartition(*where): Position(found.offset, found.metadata or "")
+            for where, found in told.items()
+            if found is not None and found.offset >= 0
+        }
 
     def set_positions(self, group: str, positions: Mapping[TopicPartition, Position]) -> None:
         """Set a group's positions from outside it.
