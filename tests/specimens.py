@@ -29,6 +29,7 @@ from streamal.messages import (
     Received,
     Recorded,
     Task,
+    Unlabelled,
     Value,
     Vote,
     decode_outcome,
@@ -165,6 +166,8 @@ class Partition:
         self.outcomes: list[bytes] = []
         self.decided: list[InstancesDecided] = []
         self._due: list[tuple[int, int, str, str]] = []
+        self._unfolded: list[Unlabelled] = []
+        """What came of batches, and is folded at the next time at which answers come in, however they were cut."""
         self._delay = delay
         self._silent = silent
 
@@ -189,7 +192,9 @@ class Partition:
                 self.requests.append(event.request.encode())
                 if not self._silent or len(self.requests) % self._silent:
                     self._await(event.request)
-            elif (record := recorded(event)) is not None:
+            elif isinstance(record := recorded(event), Unlabelled):
+                self._unfolded.append(record)
+            elif record is not None:
                 self._append(record)
 
     def _await(self, request: LabelRequest) -> None:
@@ -200,6 +205,9 @@ class Partition:
 
     def settle(self, position: int) -> None:
         """Let what is due by now come in, and fold it."""
+        for record in self._unfolded:
+            self._append(record)
+        self._unfolded.clear()
         while self._due and self._due[0][0] < position:
             _, number, request_id, label = heappop(self._due)
             answer = answer_to(request_id, label, annotator=f"annotator {number % self.plan.answers}")
