@@ -788,7 +788,7 @@ def test_what_several_answers_cost_is_said(tmp_path: Path, table: Path) -> None:
 
 def test_the_check_warns_of_what_has_no_effect() -> None:
     found = call("config", "check", env={"STREAMAL__LEARN__UNLABELLED_SHARE": "0.1"})
-    assert "the defaults are valid" in found.stdout
+    assert "the defaults are in force, which are valid" in found.stdout
     assert "warning: learn.unlabelled_share = 0.1 has no effect" in found.stderr
     assert call("config", "check").stderr == ""
 
