@@ -149,7 +149,7 @@ def futures_not_checked() -> None:
 
 
 def ledger_kept() -> None:
-    """A partition that stays through a rebalance keeps its ledger in memory, and is not sought to its position."""
+    """A partition that was owned before keeps its ledger in memory, and is not sought to its position."""
     inherit, settle = Loop._inherit, GroupMembership._settle
 
     def keep_or_inherit(loop: Loop, partition: int) -> None:
@@ -162,7 +162,6 @@ def ledger_kept() -> None:
     take_over = Loop._take_over
 
     def remember_and_take_over(loop: Loop) -> None:
-        KEPT.clear()
         KEPT.update(loop.holdings)
         take_over(loop)
 
@@ -172,7 +171,6 @@ def ledger_kept() -> None:
         member._ownership.partitions = frozenset(p for p in everything if p.partition not in OWNED)
         settle(member)
         member._ownership.partitions = everything
-        OWNED.clear()
         OWNED.update(p.partition for p in everything)
 
     KEPT: dict[int, Any] = {}
