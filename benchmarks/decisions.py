@@ -17,11 +17,11 @@ from river import linear_model, naive_bayes, preprocessing, tree
 
 from benchmarks.measure import Spread, electricity, own_peak, rounds
 from streamal.events import Event, MomentsTaken, RequestResolved
-from streamal.lane import SamplingPlan
+from streamal.lane import Handover, SamplingPlan
 from streamal.learning import presets
 from streamal.learning.fold import Fold
 from streamal.messages import Instance, Moments, Outcome
-from streamal.sampler import Handover, SelectiveSampler
+from streamal.sampler import SelectiveSampler
 from streamal.selection.budget import BudgetPlan
 
 RATE: Final = 0.05

@@ -20,13 +20,13 @@ from benchmarks.measure import Spread, electricity, rounds
 from streamal.evaluate.prequential import Prequential
 from streamal.evaluate.stream import Row, read
 from streamal.events import DriftDetected, Event, InstancesDecided, ModelReplaced, MomentsTaken, RequestResolved
-from streamal.lane import SamplingPlan
+from streamal.lane import Handover, SamplingPlan
 from streamal.learning import presets
 from streamal.learning.drift import Heard, StreamWatch, WatchedModel
 from streamal.learning.fold import Fold
 from streamal.learning.model import Model
 from streamal.messages import Instance, Moments, Outcome
-from streamal.sampler import Handover, SelectiveSampler
+from streamal.sampler import SelectiveSampler
 from streamal.selection.budget import BudgetPlan
 
 RATE: Final = 0.05

@@ -133,6 +133,26 @@ class SamplingPlan:
         return build(self.strategy, spec, self.task)
 
 
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """What a new owner of a partition needs: all that its predecessor left in the log.
+
+    `ledger` is None for a partition without a history. `requests` are the label requests since the oldest pending
+    one, in order; `outcomes` those of this partition since then. `recent` are the last instances before the position,
+    to warm soft state with and to fill the open window. `adopted` are requests that a torn transaction left, about
+    instances of that window or still to come; `votes` are those on requests that still wait, `kept` the offsets of the
+    instances that it left without a label.
+    """
+
+    ledger: dict[str, Any] | None = None
+    requests: Sequence[LabelRequest] = ()
+    outcomes: Sequence[Outcome] = ()
+    recent: Sequence[Instance] = ()
+    adopted: Sequence[LabelRequest] = ()
+    votes: Sequence[Vote] = ()
+    kept: Collection[int] = ()
+
+
 class Lane:
     """Everything of one partition that changes as it is decided on."""
 
@@ -213,30 +233,22 @@ class Lane:
             found["window"] = self._window.state()
         return found
 
-    def take_over(
-        self,
-        ledger: Mapping[str, Any] | None,
-        requests: Sequence[LabelRequest],
-        outcomes: Sequence[Outcome],
-        recent: Sequence[Instance],
-        adopted: Sequence[LabelRequest] = (),
-        votes: Sequence[Vote] = (),
-        kept: Collection[int] = (),
-    ) -> None:
+    def take_over(self, handover: Handover) -> None:
         """Go on where the former owner of the partition stopped; called once, before anything else."""
+        ledger, recent = handover.ledger, handover.recent
         if ledger is not None:
             self._restore(ledger)
-        for request in requests:
+        for request in handover.requests:
             self.pending.add(request)
-        for outcome in outcomes:
+        for outcome in handover.outcomes:
             self.pending.remove(outcome)
-        for vote in votes:
+        for vote in handover.votes:
             self.pending.count(vote)
-        self._adopted = {request.offset: request for request in adopted}
-        self._kept = kept
-        self._adopted_end = max([*self._adopted, *kept], default=-1) + 1
+        self._adopted = {request.offset: request for request in handover.adopted}
+        self._kept = handover.kept
+        self._adopted_end = max([*self._adopted, *self._kept], default=-1) + 1
         if self._strategy.recalls:
-            self._recall(requests, outcomes)
+            self._recall(handover.requests, handover.outcomes)
         if self._window is not None and ledger is not None:
             self._window.restore(ledger.get("window", {}), recent)
         if recent and (self._strategy.warmup or self._window is not None):
@@ -279,12 +291,13 @@ class Lane:
             for prediction in outlook:
                 instance = instances[done]
                 asked = self._consider(instance, prediction, declined, utilities)
+                said = served[done] if served else None
                 done += 1
                 made: list[Event] = []
                 if asked is not None:
-                    made += self._request(instance, served[done - 1] if served else None, asked, now)
+                    made += self._request(instance, said, asked, now)
                 elif self._window is None or not self._window.waits:
-                    events += self._keep(instance, served[done - 1] if served else None)
+                    events += self._keep(instance, said)
                 if self._window is not None and self._window.full:
                     made += self._end_window(self._window, instance.offset, declined, now)
                 events += made
@@ -352,7 +365,7 @@ class Lane:
                 reason, propensity = made.reason, made.propensity
         elif drawn:
             reason, propensity = "exploration", exploration.floor
-        elif budget.lends and budget.may_borrow(exploration.to_come(budget.loan_end)):
+        elif budget.may_borrow(exploration.to_come):
             reason, propensity = "cold_start", 1.0
         elif wanted:
             reason = "uncertainty"

@@ -162,8 +162,27 @@ class Answer(NamedTuple):
     revision: int = 0
 
 
+class OfRequest:
+    """What is about one request, which is named by the instance that it is about."""
+
+    __slots__ = ()
+
+    partition: int
+    offset: int
+
+    @property
+    def request_id(self) -> str:
+        """`<partition>-<instance offset>`: deterministic, so a repeated delivery can be told from a new request."""
+        return f"{self.partition}-{self.offset}"
+
+    @property
+    def key(self) -> str:
+        """The key of its record, in whatever topic."""
+        return self.request_id
+
+
 @dataclass(frozen=True, slots=True)
-class Vote:
+class Vote(OfRequest):
     """One annotator's opinion on a request that waits for several; `at` is when it was matched, in seconds since 1970.
 
     `kind` is one of `OPINIONS`, and `label` None unless it is `label`. On `outcomes` a vote is a record of its own
@@ -177,16 +196,6 @@ class Vote:
     label: Label | None
     revision: int
     at: float
-
-    @property
-    def request_id(self) -> str:
-        """`<partition>-<instance offset>`."""
-        return f"{self.partition}-{self.offset}"
-
-    @property
-    def key(self) -> str:
-        """The key of the record on `outcomes`."""
-        return self.request_id
 
     def as_json(self) -> dict[str, Any]:
         """Return who said what, and when, as a JSON object."""
@@ -212,7 +221,7 @@ class Vote:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelRequest:
+class LabelRequest(OfRequest):
     """The question put to the annotators, with all that decided it.
 
     `propensity` is the probability of having been asked, as executed; `would_select` says, for a request of the
@@ -241,11 +250,6 @@ class LabelRequest:
     budget: Mapping[str, float]
     synthetic: bool = False
     answers: int = 1
-
-    @property
-    def request_id(self) -> str:
-        """`<partition>-<instance offset>`: deterministic, so a repeated delivery can be told from a new request."""
-        return f"{self.partition}-{self.offset}"
 
     def encode(self) -> bytes:
         """Return the value of the record on `label-requests`."""
@@ -308,7 +312,7 @@ class LabelRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(OfRequest):
     """What became of a label request; one that `teaches` is a labelled example, and the model learns it.
 
     `corrected` follows an earlier outcome of the same request: its label is the later revision of the answer, None
@@ -339,16 +343,6 @@ class Outcome:
     revision: int = 0
     synthetic: bool = False
     votes: tuple[Vote, ...] = ()
-
-    @property
-    def request_id(self) -> str:
-        """`<partition>-<instance offset>`."""
-        return f"{self.partition}-{self.offset}"
-
-    @property
-    def key(self) -> str:
-        """The key of the record on `outcomes`."""
-        return self.request_id
 
     @property
     def teaches(self) -> bool:
@@ -476,11 +470,15 @@ def _loaded(value: bytes, types: Mapping[str, tuple[type, ...]]) -> dict[str, An
     return _checked(orjson.loads(value), types)
 
 
-def _checked(found: dict[str, Any], types: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
-    """Return an object of JSON whose fields have the types they should have."""
+def _check_types(found: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> None:
     for name, expected in types.items():
         if type(found[name]) not in expected:
             raise TypeError(name)
+
+
+def _checked(found: dict[str, Any], types: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+    """Return an object of JSON whose fields have the types they should have."""
+    _check_types(found, types)
     if min(found["partition"], found["offset"], found["model_version"]) < 0:
         raise ValueError("offset")
     if not SCALARS.issuperset(map(type, found["features"].values())):
@@ -501,9 +499,7 @@ def _moments(found: Mapping[str, Any]) -> Moments:
 
 
 def _vote(partition: int, offset: int, found: Mapping[str, Any]) -> Vote:
-    for name, expected in VOTED.items():
-        if type(found[name]) not in expected:
-            raise TypeError(name)
+    _check_types(found, VOTED)
     if not all(type(number) is int and number >= 0 for number in (partition, offset)):
         raise TypeError("offset")
     if found["kind"] not in OPINIONS or (found["label"] is None) is (found["kind"] == "label"):

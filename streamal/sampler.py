@@ -7,9 +7,7 @@ Between two calls of `fold` the model does not change, so a batch is predicted a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from streamal.events import (
     AnswerForwarded,
@@ -24,39 +22,16 @@ from streamal.events import (
     RequestSkipped,
     VoteTaken,
 )
-from streamal.lane import Lane, SamplingPlan
+from streamal.lane import Handover, Lane, SamplingPlan
 from streamal.learning.fold import Fold
 from streamal.messages import (
     MAX_CLASSES,
     Answer,
     DeadLetter,
     Instance,
-    LabelRequest,
-    Outcome,
     Recorded,
-    Vote,
     parse_request_id,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Handover:
-    """What a new owner of a partition needs: all that its predecessor left in the log.
-
-    `ledger` is None for a partition without a history. `requests` are the label requests since the oldest pending
-    one, in order; `outcomes` those of this partition since then. `recent` are the last instances before the position,
-    to warm soft state with and to fill the open window. `adopted` are requests that a torn transaction left, about
-    instances of that window or still to come; `votes` are those on requests that still wait, `kept` the offsets of the
-    instances that it left without a label.
-    """
-
-    ledger: dict[str, Any] | None = None
-    requests: Sequence[LabelRequest] = ()
-    outcomes: Sequence[Outcome] = ()
-    recent: Sequence[Instance] = ()
-    adopted: Sequence[LabelRequest] = ()
-    votes: Sequence[Vote] = ()
-    kept: Collection[int] = ()
 
 
 class SelectiveSampler:
@@ -85,15 +60,7 @@ class SelectiveSampler:
     def open(self, partition: int, handover: Handover) -> Lane:
         """Take over a partition."""
         lane = Lane(self._plans[partition], partition, self._fold)
-        lane.take_over(
-            handover.ledger,
-            handover.requests,
-            handover.outcomes,
-            handover.recent,
-            handover.adopted,
-            handover.votes,
-            handover.kept,
-        )
+        lane.take_over(handover)
         self.lanes[partition] = lane
         return lane
 

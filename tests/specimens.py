@@ -12,7 +12,7 @@ import orjson
 from river import naive_bayes, preprocessing
 
 from streamal.events import Event, InstancesDecided, LabelRequested, recorded
-from streamal.lane import SamplingPlan
+from streamal.lane import Handover, SamplingPlan
 from streamal.learning import presets, snapshot
 from streamal.learning.allowed import Allowed
 from streamal.learning.fold import Fold
@@ -34,7 +34,7 @@ from streamal.messages import (
     Vote,
     decode_outcome,
 )
-from streamal.sampler import Handover, SelectiveSampler
+from streamal.sampler import SelectiveSampler
 
 STEP: Final = 50
 """Instances between two times at which answers come in and outcomes are folded."""

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from specimens import Constant, Partition, answer_to, logistic, stream, truth
 
 from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved, UnlabelledTaken
-from streamal.lane import LEAST_TAUGHT, MOMENTS_EVERY, REPLAY, Lane, SamplingPlan
+from streamal.lane import LEAST_TAUGHT, MOMENTS_EVERY, REPLAY, Handover, Lane, SamplingPlan
 from streamal.learning.fold import Fold
 from streamal.learning.model import Model
 from streamal.messages import Instance, LabelRequest, Moment, Moments, Prediction, Unlabelled, decode_outcome
@@ -466,7 +466,7 @@ def test_what_a_torn_transaction_kept_is_not_kept_again_nor_asked_about() -> Non
     former = observing(0.5)
     left = kept_of(former.decide(instances[:200], 0.0))
     heir = observing(0.5)
-    heir.take_over(None, (), (), (), kept=frozenset(record.offset for record in left[:60]))
+    heir.take_over(Handover(kept=frozenset(record.offset for record in left[:60])))
     events = heir.decide(instances, 0.0)
     found = {record.offset for record in kept_of(events)}
     asked = {event.request.offset for event in events if isinstance(event, LabelRequested)}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from specimens import Constant, Partition, Settled, logistic, stream
 
 from streamal.events import InstancesDecided, LabelRequested
-from streamal.lane import REPLAY, Lane, SamplingPlan
+from streamal.lane import REPLAY, Handover, Lane, SamplingPlan
 from streamal.learning.fold import Fold
 from streamal.messages import Instance, LabelRequest, Outcome, decode_outcome
 from streamal.pooling import Window, begin, fitting
@@ -243,7 +243,7 @@ def test_a_smaller_window_after_a_restart_ends_at_once() -> None:
     instances = stream(320)
     former.decide(instances[:300], 0.0)
     heir = Lane(plan(window=60), 0, Fold(Settled()))
-    heir.take_over(former.ledger(), (), (), instances[:300])
+    heir.take_over(Handover(former.ledger(), recent=instances[:300]))
     events = heir.decide(instances[300:301], 0.0)
     chosen = [e.request for e in events if isinstance(e, LabelRequested) and e.request.reason == "uncertainty"]
     assert len(chosen) > 10
@@ -253,11 +253,11 @@ def test_a_smaller_window_after_a_restart_ends_at_once() -> None:
 def test_another_strategys_ledger_begins_a_window() -> None:
     former, heir = Lane(SamplingPlan(BudgetPlan(RATE)), 0, Fold(Settled())), Lane(plan(), 0, Fold(Settled()))
     former.decide(stream(150), 0.0)
-    heir.take_over(former.ledger(), (), (), ())
+    heir.take_over(Handover(former.ledger()))
     assert heir.ledger()["window"]["count"] == 0
     back = Lane(SamplingPlan(BudgetPlan(RATE)), 0, Fold(Settled()))
     heir.decide(stream(170)[150:], 0.0)
-    back.take_over(heir.ledger(), (), (), ())
+    back.take_over(Handover(heir.ledger()))
     assert "window" not in back.ledger()
 
 

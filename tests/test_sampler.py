@@ -17,10 +17,10 @@ from streamal.events import (
     RequestResolved,
     RequestSkipped,
 )
-from streamal.lane import SamplingPlan
+from streamal.lane import Handover, SamplingPlan
 from streamal.learning.fold import Fold
 from streamal.messages import LETTER_BYTES, MAX_CLASSES, DeadLetter, LabelRequest, Received
-from streamal.sampler import Handover, SelectiveSampler
+from streamal.sampler import SelectiveSampler
 from streamal.selection.budget import BudgetPlan
 from streamal.service.ledgers import Topics
 from streamal.service.outbox import Outbox

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from specimens import Constant, answer_to, stream
 
 from streamal.events import Event, LabelRequested, RecordRefused, RequestResolved, RequestSkipped, VoteTaken
-from streamal.lane import SamplingPlan
+from streamal.lane import Handover, SamplingPlan
 from streamal.learning.fold import Fold
 from streamal.messages import AnswerKind, Label, LabelRequest, Outcome, Vote, decode_outcome
-from streamal.sampler import Handover, SelectiveSampler
+from streamal.sampler import SelectiveSampler
 from streamal.selection.budget import BudgetPlan, Limit
 from streamal.voting import verdict
 

@@ -307,12 +307,20 @@ class Stretch:
         return any(isinstance(asked.label, str) for _, asked in self.drawn.answered[:1])
 
     def figure(self) -> Estimate | None:
-        """Return the accuracy, or the mean absolute error; None where there is none with an interval."""
+        """Return the accuracy, or the mean absolute error; None where too little is known."""
         strata, classes = self.strata, self.classifies
-        if not strata or not (classes or self.audits >= STEADY):
+        if not strata:
             return None
         value = sum(s.size * s.mean(lambda a: a.hit if classes else a.loss) for s in strata) / self.drawn.size
-        low, high = (accuracy_interval if classes else error_interval)(value, strata)
+        return self.measured("accuracy" if classes else "mae", value)
+
+    def measured(self, name: str, value: float) -> Estimate:
+        """Return a figure with its interval, where it has one."""
+        low = high = None
+        if name == "accuracy":
+            low, high = accuracy_interval(value, self.strata)
+        elif name == "mae" and self.audits >= STEADY:
+            low, high = error_interval(value, self.strata)
         return Estimate(value, low, high, self.audits)
 
 
@@ -414,7 +422,7 @@ class Estimator:
         naive = Tally((1.0, asked) for _, asked in (*window.selected.answered, *window.rest.answered))
         return replace(
             found,
-            measures={name: _measured(name, value, window) for name, value in whole.measures().items()},
+            measures={name: window.measured(name, value) for name, value in whole.measures().items()},
             recall=_recalled(whole, window.drawn),
             naive=naive.measures(),
         )
@@ -433,15 +441,6 @@ def _after(held: Sequence[Asked], audits: float) -> int:
     """Return the place behind so many of the answered exploration requests."""
     answered = (place for place, asked in enumerate(held, start=1) if asked.audit and asked.label is not None)
     return next(islice(answered, int(audits) - 1, None)) if audits >= 1 else 0
-
-
-def _measured(name: str, value: float, window: Stretch) -> Estimate:
-    low = high = None
-    if name == "accuracy":
-        low, high = accuracy_interval(value, window.strata)
-    elif name == "mae" and window.audits >= STEADY:
-        low, high = error_interval(value, window.strata)
-    return Estimate(value, low, high, window.audits)
 
 
 def _recalled(whole: Tally, drawn: Stratum) -> dict[str, Estimate]:

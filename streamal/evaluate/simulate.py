@@ -19,11 +19,11 @@ from streamal.evaluate.estimate import Estimator
 from streamal.evaluate.prequential import Prequential
 from streamal.evaluate.stream import Row
 from streamal.events import Event, InstancesDecided, LabelRequested, RequestResolved, recorded
-from streamal.lane import SamplingPlan
+from streamal.lane import Handover, SamplingPlan
 from streamal.learning.fold import Fold
 from streamal.learning.model import Model
 from streamal.messages import Answer, Instance, Label, Prediction, Received, Unlabelled
-from streamal.sampler import Handover, SelectiveSampler
+from streamal.sampler import SelectiveSampler
 from streamal.selection.budget import Limit
 from streamal.web.status import Estimates
 

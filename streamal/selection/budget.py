@@ -21,7 +21,7 @@ twice.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -172,17 +172,16 @@ class Budget:
         if timestamp > self.clock:
             self.clock = timestamp
 
-    @property
-    def lends(self) -> bool:
-        """Whether the loan is not repaid yet, so that it may advance a request."""
-        return self.seen < self.loan_end
+    def may_borrow(self, to_come: Callable[[float], int]) -> bool:
+        """Say whether the loan advances this request.
 
-    def may_borrow(self, to_come: int) -> bool:
-        """Say whether the loan advances this request, with room kept for `to_come` exploration requests."""
-        if not self.lends:
+        Room is kept for the exploration requests that are `to_come` before a number of instances, that of its end.
+        """
+        end = self.loan_end
+        if self.seen >= end:
             return False
         loan, wanted = self._plan.loan, self.asked + 1
-        return wanted + to_come <= loan and wanted <= loan * (self.seen / self.loan_end) ** LOAN_SPREAD
+        return wanted <= loan * (self.seen / end) ** LOAN_SPREAD and wanted + to_come(end) <= loan
 
     @property
     def loan_end(self) -> float:

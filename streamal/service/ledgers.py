@@ -19,10 +19,10 @@ import orjson
 
 from streamal.decoding import InstanceDecoder
 from streamal.errors import BadRecord, LedgerLost, TopicMissing
+from streamal.lane import Handover
 from streamal.messages import Instance, LabelRequest, Outcome, Recorded, Unlabelled, Vote
 from streamal.pending import REMEMBERED, PendingRequests
 from streamal.pooling import begin
-from streamal.sampler import Handover
 from streamal.service.own_records import is_own, is_unlabelled, outcome_of, request_of
 from streamal.transport.log import Log, Position, Reader, Record, TopicPartition
 

@@ -156,7 +156,7 @@ class Outbox:
                     self._adopted.append((request.partition, request.offset))
                 case LabelRequested(request):
                     self._requests.append((len(self.appends), request.partition, request.offset))
-                    self._append(self._topics.label_requests, request.partition, request.encode(), request.request_id)
+                    self._append(self._topics.label_requests, request.partition, request.encode(), request.key)
                 case RecordRefused(letter):
                     self.refuse(letter, letter.received.partition)
                 case AnswerForwarded():

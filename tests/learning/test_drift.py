@@ -26,7 +26,7 @@ from streamal.events import (
     ModelReplaced,
     MomentsTaken,
 )
-from streamal.lane import SamplingPlan
+from streamal.lane import Handover, SamplingPlan
 from streamal.learning import presets
 from streamal.learning.allowed import ALLOWED, WATCHED
 from streamal.learning.drift import LEAST_LEARNED, MOST_FEATURES, STRETCH, Heard, StreamWatch, WatchedModel
@@ -35,7 +35,7 @@ from streamal.learning.lookahead import Lookahead
 from streamal.learning.model import Model
 from streamal.learning.snapshot import load
 from streamal.messages import VALUE, Features, Label, Moment, Moments, Outcome, Prediction, Reason, Recorded, Unlabelled
-from streamal.sampler import Handover, SelectiveSampler
+from streamal.sampler import SelectiveSampler
 from streamal.selection.budget import BudgetPlan
 
 KEY = b"k" * 32

@@ -12,7 +12,7 @@ from specimens import Constant, stream
 
 from streamal.errors import ConfigError
 from streamal.events import LabelRequested
-from streamal.lane import Lane, SamplingPlan
+from streamal.lane import Handover, Lane, SamplingPlan
 from streamal.learning.fold import Fold
 from streamal.selection.budget import Budget, BudgetPlan, Limit, deal
 from streamal.selection.coin import Coin, mix
@@ -33,7 +33,7 @@ def run(
         pending = int(budget.asked * (1.0 - answered))
         drawn = exploration.step(number, pending / (budget.asked + 1) if budget.tokens >= 0.0 else 0.0)
         budget.accrue(exploration.floor, float(number))
-        borrow = not drawn and budget.may_borrow(exploration.to_come(budget.loan_end))
+        borrow = not drawn and budget.may_borrow(exploration.to_come)
         asked = drawn or borrow or wish(number)
         if asked and budget.refusal(1.0, 0, free=drawn or borrow) is not None:
             refused += drawn
@@ -239,7 +239,7 @@ def test_no_prefix_exceeds_its_bound_while_the_rate_changes(
         plan = SamplingPlan(budget, strategy="random", explore=share, seed=seed)
         if lane is None or restarts:
             before, lane = lane, Lane(plan, 0, fold)
-            lane.take_over(before.ledger() if before else None, (), (), ())
+            lane.take_over(Handover(before.ledger() if before else None))
         else:
             lane.replan(plan)
         instances = [instance._replace(offset=seen + instance.offset) for instance in stream(count)]

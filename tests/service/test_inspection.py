@@ -19,11 +19,11 @@ from streamal import assemble
 from streamal.errors import BadRecord
 from streamal.evaluate.estimate import Estimator
 from streamal.events import LabelRequested, RequestResolved, VoteTaken
-from streamal.lane import SamplingPlan
+from streamal.lane import Handover, SamplingPlan
 from streamal.learning import presets
 from streamal.learning.fold import Fold
 from streamal.messages import VALUE, LabelRequest, Outcome, Unlabelled
-from streamal.sampler import Handover, SelectiveSampler
+from streamal.sampler import SelectiveSampler
 from streamal.selection.budget import BudgetPlan
 from streamal.service import inspection as inspecting
 from streamal.service.inspection import WHY, Inspection, as_line, in_words, quality_in_words, tail, unasked_in_words

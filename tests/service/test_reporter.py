@@ -10,9 +10,9 @@ from specimens import Settled, answer_to, stream, truth
 
 from streamal.evaluate.estimate import Estimator
 from streamal.events import Event, LabelRequested
-from streamal.lane import SamplingPlan
+from streamal.lane import Handover, SamplingPlan
 from streamal.learning.fold import Fold
-from streamal.sampler import Handover, SelectiveSampler
+from streamal.sampler import SelectiveSampler
 from streamal.selection.budget import BudgetPlan
 from streamal.service import reporter
 from streamal.service.reporter import Progress, Reporter
