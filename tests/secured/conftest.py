@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -32,10 +31,3 @@ def files(secured: SecureBroker, tmp_path_factory: pytest.TempPathFactory) -> Pa
     directory = tmp_path_factory.mktemp("files")
     secrets(directory, secured)
     return directory
-
-
-@pytest.fixture(autouse=True)
-def no_remains() -> Iterator[None]:
-    """Let go of the sockets of refused connections here, where their warnings are expected."""
-    yield
-    gc.collect()

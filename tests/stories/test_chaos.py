@@ -22,12 +22,7 @@ SESSION: Final = 2.0
 LATE: Final = 12.0
 """Seconds; requests expire after two thirds of it, so some answers come too late."""
 
-pytestmark = [
-    pytest.mark.kafka,
-    pytest.mark.slow,
-    # kafka-python leaves the sockets of connections that were refused to the garbage collector.
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 
 def survive(size: int, dose: Dose, rows: int, tmp_path: Path, staged: Callable[..., Stage]) -> Report:

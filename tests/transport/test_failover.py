@@ -12,12 +12,7 @@ from broker import BrokerUnavailable
 from cluster import Cluster
 from story import until
 
-pytestmark = [
-    pytest.mark.kafka,
-    pytest.mark.slow,
-    # kafka-python leaves the sockets of connections that were refused to the garbage collector.
-    pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning"),
-]
+pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 
 CLIENT: Final = """\
 import sys

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import count
@@ -34,13 +33,6 @@ def ignore() -> None:
 def log(broker: Broker) -> Iterator[KafkaLog]:
     with closing(KafkaLog(broker.bootstrap, session_timeout=3.0, start_deadline=PATIENCE)) as opened:
         yield opened
-
-
-@pytest.fixture(autouse=True)
-def no_remains() -> Iterator[None]:
-    """Let go of what kafka-python leaves behind here, where its warnings are expected."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture
