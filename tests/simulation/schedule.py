@@ -23,7 +23,7 @@ from typing import Any, Final, Literal
 
 import orjson
 from annotator import Reply, replies
-from auditor import Findings, audit, check_model
+from auditor import Findings, audit, check_model, outcomes_of
 from simulation.cluster import Cluster, Txn
 from simulation.memory_log import EVERYTHING, MemoryLog, MemoryMembership, MemoryWriter, Point, Steps
 from story import CRASH_ONLY, Tape
@@ -428,7 +428,8 @@ class World:
     def check(self) -> Findings:
         """Audit what was played."""
         found = audit(self)
-        for process in self._processes:
+        taught = any(outcome.kind == "learned" for _, outcome in outcomes_of(self))
+        for process in self._processes if taught else ():
             blob = self.disk[process.slot]
             config, allowed = assemble.config_hash(self.settings), assemble.allowed_in(self.settings)
             saved = snapshot.load(blob, config_hash=config, key=KEY, allowed=allowed)

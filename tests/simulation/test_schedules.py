@@ -25,7 +25,7 @@ CHOSEN: Final = os.environ.get("STREAMAL_SIMULATION_SEEDS", "0:300")
 SEEDS: Final = range(*map(int, CHOSEN.split(":")))
 ENOUGH: Final = 400
 """Seeds within which every mutant must be found."""
-BASE: Final = 12
+BASE: Final = 13
 STOPS: Final = ((150, 1), (250, 0))
 FAILING: Final = (Fault(0, Point.SEND, "fail", 60), Fault(1, Point.OFFSETS, "fail", 60))
 """What happens in the schedule with enumerated crashes besides them, so that every point is visited by both workers."""
