@@ -767,11 +767,13 @@ def test_several_annotators_are_asked_by_name_and_compared(tmp_path: Path) -> No
 
 
 def test_what_several_answers_cost_is_said(tmp_path: Path, table: Path) -> None:
-    settings = settings_in(tmp_path, annotation={"answers_per_request": 3})
+    settings = settings_in(tmp_path, annotation={"answers_per_request": 3}, learn={"unlabelled_share": 0.1})
     config = write_config(settings, tmp_path)
     costs = "Each request costs 3 answers: 0.2 requests per instance are 0.6 answers."
     for command in ("config check", "run --dry-run"):
-        assert costs in call(*command.split(), "-c", config).stdout
+        said = call(*command.split(), "-c", config)
+        assert costs in said.stdout
+        assert "warning: learn.unlabelled_share = 0.1 has no effect" in said.stderr
     call("topics", "create", "-c", config)
     call("budget", "set", "rate=0.1", "-c", config)
     text = call("budget", "show", "-c", config).stdout

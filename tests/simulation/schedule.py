@@ -92,8 +92,11 @@ class Fault:
 
 
 @cache
-def settings_of(kind: str, strategy: str, answers: int) -> Settings:
-    """Return the settings of a small stream; where there are windows, the burst lets them have twelve instances."""
+def settings_of(kind: str, strategy: str, answers: int, learn: bool) -> Settings:
+    """Return the settings of a small stream; where there are windows, the burst lets them have twelve instances.
+
+    `learn` lets the model learn from all instances that nobody is asked about, where it is the least bit sure.
+    """
     settings = load(None)
     burst = None if strategy == "class_conditional" else 12
     parameters = {"share": 0.8} if strategy == "synthesis" else {}
@@ -103,6 +106,7 @@ def settings_of(kind: str, strategy: str, answers: int) -> Settings:
         ("budget", {"rate": 0.25, "cold_start_loan": 6, "expiry": EXPIRY, "burst": burst}),
         ("strategy", {"name": strategy, "window": 8, "explore": 0.2, "parameters": parameters}),
         ("annotation", {"answers_per_request": answers}),
+        ("learn", {"unlabelled_share": 1.0, "self_training": 0.55} if learn else {}),
     ):
         settings = revised(settings, section, values)
     return settings
@@ -365,10 +369,11 @@ class World:
         stops: Sequence[tuple[int, int]] = (),
         strategy: str = "class_conditional",
         answers: int = 1,
+        learn: bool = False,
     ) -> None:
         self.draw = draw = Random(seed)
         self.now = 1_700_000_000.0
-        self.settings = settings_of(MODELS[seed % len(MODELS)], strategy, answers)
+        self.settings = settings_of(MODELS[seed % len(MODELS)], strategy, answers, learn)
         self.task = assemble.build_model(self.settings).task
         self.topics = assemble.topics_of(self.settings)
         self.made_with = assemble.made_with(self.settings)
@@ -676,14 +681,14 @@ def random_faults(seed: int) -> tuple[list[Fault], list[tuple[int, int]]]:
     return faults, stops
 
 
-def simulate(seed: int, strategy: str = "class_conditional", answers: int = 1) -> World:
+def simulate(seed: int, strategy: str = "class_conditional", answers: int = 1, *, learn: bool = False) -> World:
     """Play the schedule of a seed and audit it.
 
     Raises:
         AssertionError: a promise was broken; with what had happened before, and how to see it again.
     """
     faults, stops = random_faults(seed)
-    world = World(seed, faults, stops=stops, strategy=strategy, answers=answers)
+    world = World(seed, faults, stops=stops, strategy=strategy, answers=answers, learn=learn)
     try:
         world.play()
         world.check()

@@ -17,7 +17,8 @@ from simulation.memory_log import Point
 from simulation.mutants import MUTANTS, MUTANTS_OF_VOTES, MUTANTS_OF_WINDOWS
 from simulation.schedule import Fault, World, simulate
 
-from streamal.messages import LabelRequest
+from streamal import lane
+from streamal.messages import LabelRequest, Unlabelled, decode_outcome
 from streamal.transport.log import Record
 
 CHOSEN: Final = os.environ.get("STREAMAL_SIMULATION_SEEDS", "0:300")
@@ -74,6 +75,22 @@ def test_random_schedules_with_windows(seed: int, strategy: str) -> None:
 @pytest.mark.parametrize("seed", range(min(len(SEEDS), 30)))
 def test_random_schedules_with_several_annotators(seed: int, answers: int) -> None:
     simulate(seed, answers=answers)
+
+
+@pytest.mark.parametrize("strategy", ["class_conditional", "pool"])
+@pytest.mark.parametrize("answers", [1, 3])
+def test_random_schedules_with_pseudo_labels(strategy: str, answers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane, "LEAST_TAUGHT", 5)  # a schedule has no hundred answers
+    total = 0
+    for seed in range(0, 20, 2):  # those of naive Bayes, which is soon sure
+        world = simulate(seed, strategy, answers, learn=True)
+        records = [decode_outcome(record.value or b"") for record in world.tape(world.topics.outcomes).records()]
+        kept = [(record.partition, record.offset) for record in records if isinstance(record, Unlabelled)]
+        asked = {(r.partition, LabelRequest.decode(r.value or b"").offset) for r in requests_in(world)}
+        assert len(kept) == len(set(kept)), f"seed {seed}: an instance was kept twice"
+        assert asked.isdisjoint(kept), f"seed {seed}: an instance that was asked about was kept as well"
+        total += len(kept)
+    assert total > 100
 
 
 def test_the_annotators_change_their_minds_disagree_and_come_too_late() -> None:
