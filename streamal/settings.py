@@ -65,12 +65,10 @@ PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?) ?%")
 SECRETS: Final = (("transport", "security", "password"), ("http", "token"))
 TOPIC: Final = r"^[a-zA-Z0-9._-]{1,249}$"
 NO_TOPIC: Final = rf"^$|{TOPIC}"
-NAME: Final = r"^[a-z][a-z0-9_]*$"
 FACTORY: Final = r"^$|^[\w.]+:\w+$"
 FORMS: Final = {
     TOPIC: "1 to 249 letters, digits, '.', '_' or '-'",
     NO_TOPIC: "up to 249 letters, digits, '.', '_' or '-'",
-    NAME: "a name in small letters",
     FACTORY: '"package.module:function"',
 }
 """The patterns in words."""
@@ -439,8 +437,33 @@ class Budget(Section):
 class Strategy(Section):
     """Which labels to ask for."""
 
-    name: str = Field(default="class_conditional", pattern=NAME)
-    """The query strategy; the default won 79 to 89 % of paired runs against its peers."""
+    name: Literal[
+        "class_conditional",
+        "random",
+        "periodic",
+        "fixed_uncertainty",
+        "variable_uncertainty",
+        "randomised_uncertainty",
+        "split",
+        "selective_sampling",
+        "importance_weighted",
+        "class_balanced",
+        "bandit",
+        "reinforced",
+        "density",
+        "cognitive",
+        "coreset",
+        "pool",
+        "synthesis",
+        "duo",
+        "volume",
+        "probabilistic",
+        "committee",
+        "variance",
+        "leverage",
+        "improvement",
+    ] = "class_conditional"
+    """The query strategy; the default had the first mean rank of all over our six development streams."""
     explore: float = Field(default=0.05, ge=0.001, le=1)
     """Share of the labels asked for at random, whatever the model thinks: they make the accuracy estimate honest
     and find what the model does not know. More: narrower intervals, fewer labels where they teach most.

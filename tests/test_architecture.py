@@ -143,7 +143,7 @@ def test_the_package_itself_imports_nothing_of_its_own() -> None:
 
 def test_settings_are_known_only_where_things_are_put_together() -> None:
     users = {name for name, tree in modules().items() if "settings" in own(tree)}
-    assert users <= {"assemble", "demo", "cli"}
+    assert [name for name in users if not within(name, ("assemble", "demo", "cli"))] == []
 
 
 @pytest.mark.parametrize("name", sorted(name for name in modules() if within(name, PURE)))
@@ -172,7 +172,7 @@ def test_there_is_no_cycle() -> None:
 @pytest.mark.parametrize("library", sorted(ONLY_IN))
 def test_a_library_is_known_in_one_place(library: str) -> None:
     users = {name for name, tree in modules().items() if library in libraries(tree)}
-    assert users <= set(ONLY_IN[library])
+    assert [name for name in users if not within(name, ONLY_IN[library])] == []
 
 
 def test_the_kafka_client_and_the_database_are_used_at_all() -> None:

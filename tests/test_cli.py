@@ -24,8 +24,9 @@ from click.testing import CliRunner, Result
 from served import PARTITIONS, RATE, ROWS, feed, requests_of, serve_stream, settings_in, stop, until, write_config
 from specimens import stream
 
-from streamal import assemble, cli, errors
-from streamal.cli import TOPICS, main
+from streamal import assemble, errors
+from streamal.cli import main, wording
+from streamal.cli.looking import TOPICS
 from streamal.messages import LabelRequest, decode_outcome
 from streamal.service.producing import produce
 from streamal.settings import Settings, example_toml, load
@@ -206,7 +207,7 @@ def test_the_schema_is_json(tmp_path: Path) -> None:
     ("text", "code", "parts"),
     [
         ("[budget]\nrtae = 0.1", 2, ["budget.rtae", "did you mean 'rate'?", "streamal.toml"]),
-        ("[strategy]\nname = 'randm'", 2, ["'randm' does not exist", "did you mean 'random'?"]),
+        ("[strategy]\nname = 'randm'", 2, ["came 'randm' (in ", "did you mean 'random'?"]),
         ("[strategy]\nname = 'split'\nparameters = {spil = 1}", 2, ["strategy.parameters.spil", "It takes: spill"]),
         (
             "[model]\nkind = 'gausian_nb'",
@@ -712,9 +713,9 @@ def test_tables_are_folded_and_never_cut(tmp_path: Path, capsys: pytest.CaptureF
     assert "…" not in shown
     assert [figure for figure in ("123456", "40.5", "12h", "654321", "90d") if figure not in shown] == []
     figures = ["12", "1,234", "1,234,567", "12,345,678", "1,234,567", "1,234,567", "12,345"]
-    found = cli.table("partition", "takeovers", "transactions", "instances", "requests", "outcomes", "letters")
+    found = wording.table("partition", "takeovers", "transactions", "instances", "requests", "outcomes", "letters")
     found.add_row(*figures)
-    cli.show_table(found)
+    wording.show_table(found)
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "…" not in text

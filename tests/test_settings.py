@@ -17,11 +17,13 @@ from pydantic.fields import FieldInfo
 from streamal import decoding
 from streamal.errors import ConfigError
 from streamal.learning.presets import PRESETS
+from streamal.selection.registry import STRATEGIES
 from streamal.settings import (
     FORMS,
     Budget,
     Model,
     Settings,
+    Strategy,
     example_toml,
     format_duration,
     json_schema,
@@ -228,8 +230,9 @@ def test_no_fault_is_told_in_words_of_pydantic(tmp_path: Path, value: object) ->
         assert not re.search(r"[Ii]nput|should|valid (number|integer|string|dict|tuple|bool)|parse", found), found
 
 
-def test_the_models_are_the_presets() -> None:
+def test_the_models_and_strategies_are_those_there_are() -> None:
     assert get_args(Model.model_fields["kind"].annotation) == tuple(PRESETS)
+    assert get_args(Strategy.model_fields["name"].annotation) == tuple(STRATEGIES)
 
 
 def test_all_faults_come_at_once(tmp_path: Path) -> None:

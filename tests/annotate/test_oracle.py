@@ -10,7 +10,7 @@ from typing import get_args
 import pytest
 
 from streamal.annotate.oracle import DelayDistribution, Oracle
-from streamal.cli import DELAYS
+from streamal.cli.simulating import DELAYS
 
 CLASSES = ["a", "b", "c"]
 MANY = range(20_000)

@@ -1,0 +1,201 @@
+"""`streamal simulate`: strategies and models on a labelled file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from streamal.cli.opening import changed, config_option, settings_of
+from streamal.cli.wording import examples
+
+if TYPE_CHECKING:
+    from streamal.annotate.oracle import DelayDistribution
+    from streamal.evaluate.advise import Advice
+
+DELAYS: Final = ("constant", "exponential", "lognormal")
+
+
+@click.command(
+    epilog=examples(
+        "streamal simulate stream.csv.gz --rate 0.05",
+        "streamal simulate stream.csv --strategy class_conditional --strategy random",
+        "streamal simulate stream.csv --seed 0 --seed 1 --seed 2 --plot curves.png",
+        "streamal simulate stream.csv --delay 500 --delay-distribution lognormal",
+        "streamal simulate stream.csv --answers-per-request 3 --annotator-error 0.2",
+        "streamal simulate stream.csv --unlabelled-share 0.2 --self-training 0.95",
+        "streamal simulate stream.jsonl --label fraud --model gaussian_nb --json",
+        "streamal simulate stream.csv.gz --advise",
+    )
+)
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--rate", type=float, help="Labels per instance; budget.rate by default.")
+@click.option("--strategy", "strategies", multiple=True, help="Query strategy; repeat to compare several.")
+@click.option(
+    "--model", "models", multiple=True, help="Preset of the model; model.kind by default. Repeat it with --advise."
+)
+@click.option("--seed", "seeds", type=int, multiple=True, help="Seed of the coin; repeat for mean and spread.")
+@click.option("--label", default="target", show_default=True, help="Name of the label's column.")
+@click.option("--delay", type=click.IntRange(0), default=0, show_default=True, help="Rows until an answer comes.")
+@click.option(
+    "--delay-distribution",
+    type=click.Choice(DELAYS),
+    default=DELAYS[0],
+    show_default=True,
+    help="Of delays whose mean is --delay; all but constant ones mix up the order.",
+)
+@click.option("--loan", type=click.IntRange(0), help="Cold-start loan; budget.cold_start_loan by default.")
+@click.option(
+    "--annotator-error", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share of wrong answers."
+)
+@click.option(
+    "--answers-per-request",
+    type=click.IntRange(1, 9),
+    help="Annotators who answer each request; annotation.answers_per_request by default.",
+)
+@click.option("--no-answer", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Share never answered.")
+@click.option(
+    "--unlabelled-share",
+    type=float,
+    help="Share of the other instances that are learned from without a label; learn.unlabelled_share by default.",
+)
+@click.option(
+    "--self-training",
+    type=float,
+    help="Probability from which on the model's prediction is learned as their label; learn.self_training by default.",
+)
+@click.option("--rows", type=click.IntRange(1), help="Use the first rows only.")
+@click.option(
+    "--control/--no-control",
+    default=True,
+    show_default=True,
+    help="Also run random sampling with as many labels, to compare with.",
+)
+@click.option("--plot", type=click.Path(path_type=Path, dir_okay=False), help="Draw the learning curves as a PNG.")
+@click.option("--advise", is_flag=True, help="Recommend model, strategy and rate instead, with the evidence.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per run instead of a table.")
+@config_option
+def simulate(
+    file: Path,
+    rate: float | None,
+    strategies: tuple[str, ...],
+    models: tuple[str, ...],
+    seeds: tuple[int, ...],
+    label: str,
+    delay: int,
+    delay_distribution: DelayDistribution,
+    loan: int | None,
+    annotator_error: float,
+    answers_per_request: int | None,
+    no_answer: float,
+    unlabelled_share: float | None,
+    self_training: float | None,
+    rows: int | None,
+    control: bool,
+    plot: Path | None,
+    advise: bool,
+    as_json: bool,
+    config: Path | None,
+) -> None:
+    """Evaluate strategies and models on a labelled FILE.
+
+    FILE is csv or jsonl, plain or .gz. Each row is predicted, scored, decided on, and learned if its label was asked
+    for and the answer has come: the scores are those of a model that has never seen the row.
+
+    With --advise models and strategies, those that are named or some that go with the file, are compared at the rate,
+    and the chosen ones at a quarter to four times of it. They are chosen on the earlier half of FILE, and judged on the
+    later one.
+    """
+    from streamal import assemble
+    from streamal.annotate.oracle import Oracle
+    from streamal.evaluate.simulate import CONTROLS
+
+    base = settings_of(config)
+    base = changed(base, "budget", rate=rate, cold_start_loan=loan)
+    model, *more = models or (None,)
+    base = changed(base, "model", kind=model, factory="" if model else None)
+    base = changed(base, "annotation", answers_per_request=answers_per_request)
+    base = changed(base, "learn", unlabelled_share=unlabelled_share, self_training=self_training)
+    if advise:
+        if plot:
+            message = "--plot draws learning curves of strategies, and --advise has none; leave one of them out"
+            raise click.UsageError(message)
+        oracle = Oracle(delay, annotator_error, no_answer, 0, delay_distribution)
+        found = assemble.advise_on(
+            base,
+            oracle,
+            file,
+            models=models,
+            strategies=strategies,
+            seeds=_advising(seeds),
+            label=label,
+            rows=rows,
+            quiet=as_json,
+        )
+        _print_advice(found, as_json)
+        return
+    if more:
+        message = f"--model {more[0]}: one model is simulated at a time; several are compared by --advise"
+        raise click.UsageError(message)
+    runs = [
+        changed(base, "strategy", name=name, seed=seed)
+        for name in strategies or (base.strategy.name,)
+        for seed in seeds or (base.strategy.seed,)
+    ]
+    for one in runs:
+        assemble.check(one)
+    oracles = [Oracle(delay, annotator_error, no_answer, run.strategy.seed, delay_distribution) for run in runs]
+    controls = -(-CONTROLS // max(1, len(seeds))) if control else 0
+    results = assemble.simulate_all(runs, oracles, file, label=label, rows=rows, controls=controls, quiet=as_json)
+    if as_json:
+        import orjson
+
+        for result in results:
+            click.echo(orjson.dumps(result.summary()))
+    else:
+        _print_table(results)
+    if plot:
+        from streamal.evaluate import report
+
+        title = f"{file.name}: {results[0].model} at {results[0].rate:g} labels per instance"
+        report.plot(_by_strategy(results), plot, title=title)
+        click.echo(f"learning curves: {plot}", err=as_json)
+
+
+def _advising(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    from streamal.evaluate.advise import SEEDS
+
+    found = tuple(dict.fromkeys(seeds)) or tuple(range(SEEDS))
+    if len(found) < 2:
+        message = "--advise needs at least two seeds, since one alone cannot tell a difference from noise"
+        raise click.UsageError(message)
+    return found
+
+
+def _print_advice(advice: Advice, as_json: bool) -> None:
+    if as_json:
+        import orjson
+
+        click.echo(orjson.dumps(advice.as_json()))
+        return
+    from rich.console import Console
+
+    from streamal.evaluate import report
+
+    Console(highlight=False).print(report.advice(advice))
+
+
+def _by_strategy(results: list[Any]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for result in results:
+        found.setdefault(result.strategy, []).append(result)
+    return found
+
+
+def _print_table(results: list[Any]) -> None:
+    from rich.console import Console
+
+    from streamal.evaluate import report
+
+    Console().print(report.table(_by_strategy(results)))
