@@ -22,6 +22,7 @@ from benchmarks.label_efficiency.contenders import FULL, enter
 from benchmarks.label_efficiency.peers import Setting
 from benchmarks.measure import STREAM
 from streamal.errors import ConfigError
+from streamal.evaluate.prequential import Prequential
 from streamal.evaluate.stream import Row, read
 from streamal.learning import presets
 
@@ -126,7 +127,11 @@ def grid(
 
 
 def run(cell: Cell, path: Path) -> Result:
-    """Run a cell."""
+    """Run a cell.
+
+    The first `delay` rows are not scored: no answer can have come, so all contenders are silent, and silence, which
+    agrees with no label, would draw every kappa towards 0.
+    """
     stream = load(path)
     rows = ring(stream, cell.seed, cell.rows)
     classes = sorted({str(row.label) for row in stream})
@@ -136,6 +141,8 @@ def run(cell: Cell, path: Path) -> Result:
     curve: list[float] = []
     begun = time.process_time()
     for number, row in enumerate(rows):
+        if number == cell.delay:
+            race.scores = Prequential()
         race.take(number, row)
         if (number + 1) * CURVE_POINTS >= (len(curve) + 1) * len(rows):
             curve.append(round(race.scores.summary()["kappa"] or 0.0, 4))

@@ -18,6 +18,7 @@ from benchmarks.label_efficiency.contenders import CONTENDERS, FULL, OURS, Ledge
 from benchmarks.label_efficiency.peers import PEERS, Blind, Peer, Setting
 from benchmarks.measure import STREAM
 from streamal.errors import ConfigError
+from streamal.evaluate.prequential import Prequential
 from streamal.evaluate.stream import Row
 from streamal.learning import presets
 
@@ -86,6 +87,18 @@ def test_full_supervision_asks_about_everything() -> None:
     found = run(cell(FULL, rate=1.0), STREAM)
     assert (found.asked, found.spent) == (ROWS, 1.0)
     assert found.kappa > run(cell("random", rate=0.05), STREAM).kappa
+
+
+def test_rows_that_no_answer_can_have_reached_are_not_scored() -> None:
+    late = cell(FULL, rate=1.0)._replace(delay=ROWS // 2)
+    race = enter(FULL, SETTING, presets.build(late.model, parameters={}, seed=0), late.delay, CLASSES)
+    silent = 0
+    for number, row in enumerate(rows()):
+        if number == late.delay:
+            silent, race.scores = race.scores.count, Prequential()
+        race.take(number, row)
+    assert (silent, race.scores.count) == (late.delay, ROWS - late.delay)
+    assert run(late, STREAM).scores["accuracy"] == race.scores.accuracy > 0.5
 
 
 def test_a_cell_gives_the_same_whenever_it_is_run_and_another_seed_another_result() -> None:
