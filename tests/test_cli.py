@@ -633,6 +633,9 @@ def test_what_was_served_can_be_verified(served: tuple[Path, Settings]) -> None:
     assert [partition["partition"] for partition in report["partitions"]] == [1]
     [report] = lines(call("verify", "--json", "--until", "2020-01-01T00:00:00Z", "--config", served[0]))
     assert sum(partition["transactions"] for partition in report["partitions"]) == 0
+    said = call("verify", "--until", "2020-01-01T00:00:00Z", "--config", served[0]).stdout
+    assert "There was nothing to replay" in said
+    assert "equal" not in said
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,9 @@ def _print_report(report: Report) -> None:
         for line in p.differences:
             click.secho(f"partition {p.partition}: {line}", fg="red")
     count = sum(len(p.differences) for p in report.partitions)
-    if report.sound:
+    if report.sound and report.replayed:
         click.echo("Everything that was replayed is equal to the last bit.")
+    elif report.sound:
+        click.echo("There was nothing to replay: nothing was decided, or nothing in that time.")
     else:
         click.secho(counted(count, "difference") if count else "Nothing could be replayed.", fg="red")

@@ -20,10 +20,14 @@ class Report:
     partitions: Sequence[PartitionReport]
 
     @property
+    def replayed(self) -> bool:
+        """Whether there was anything to compare."""
+        return any(p.transactions for p in self.partitions)
+
+    @property
     def sound(self) -> bool:
         """Whether nothing differs, and nothing was left out for want of records without anything being replayed."""
-        replayed = any(p.transactions for p in self.partitions)
-        return not any(p.differences or (p.unverifiable and not replayed) for p in self.partitions)
+        return not any(p.differences or (p.unverifiable and not self.replayed) for p in self.partitions)
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as a JSON object."""
