@@ -34,6 +34,13 @@ cells_option = click.option(
     default=CELLS,
     help="Where results are appended, one JSON object per cell; by default beside the report, out of the repository.",
 )
+shift_option = click.option(
+    "--shift",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Rows from the start of one seed to that of the next; 0 spreads the starts over the whole stream.",
+)
 
 
 @main.command()
@@ -72,6 +79,7 @@ cells_option = click.option(
 )
 @click.option("--seeds", type=click.IntRange(1), default=SEEDS, show_default=True, help="How many.")
 @click.option("--rows", type=click.IntRange(10), default=ROWS, show_default=True, help="Of each stream, at most.")
+@shift_option
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 @cells_option
 def run(
@@ -83,6 +91,7 @@ def run(
     delays: tuple[int, ...],
     seeds: int,
     rows: int,
+    shift: int,
     jobs: int,
     cells: Path,
 ) -> None:
@@ -94,7 +103,7 @@ def run(
         given = f"--stream {unknown[0]}" if unknown else f"--strategy {' '.join(patterns)}"
         message = f"{given}: expected one of {', '.join(paths if unknown else CONTENDERS)}"
         raise click.UsageError(message)
-    wanted = list(grid(names or tuple(paths), models, contenders, rates, delays, seeds, rows))
+    wanted = list(grid(names or tuple(paths), models, contenders, rates, delays, seeds, rows, shift))
     done = {result.cell for result in kept(cells)}
     missing = [cell for cell in wanted if cell not in done]
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -114,13 +123,14 @@ def run(
 @click.option(
     "--rows", type=click.IntRange(10), help="Of runs of several lengths those up to so many rows; the longest."
 )
+@shift_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     default=RESULTS,
     help="Where the report, its table of blocks and its pictures are kept.",
 )
-def tell(cells: Path, subject: str, patterns: tuple[str, ...], rows: int | None, out: Path) -> None:
+def tell(cells: Path, subject: str, patterns: tuple[str, ...], rows: int | None, shift: int, out: Path) -> None:
     """Print the report on what has run, and keep it with its pictures."""
     from benchmarks.label_efficiency import pictures, report
 
@@ -129,7 +139,7 @@ def tell(cells: Path, subject: str, patterns: tuple[str, ...], rows: int | None,
         for result in kept(cells)
         if result.cell.contender in (FULL, subject) or matches(result.cell.contender, patterns)
     ]
-    summary = Summary.of(chosen, rows)
+    summary = Summary.of(chosen, rows, shift)
     if subject not in summary.contenders:
         message = f"--subject {subject}: expected one that has run: {', '.join(summary.contenders)}"
         raise click.UsageError(message)

@@ -1,8 +1,8 @@
 """The cells of the comparison: what each is, how it is run, and the file they are kept in, so that a run can go on.
 
 A cell is one contender on one stream with one model, rate, delay and seed. Each seed begins at another row of the
-stream, which is a ring, so that rules without chance vary as well. A line is appended per finished cell; a run that
-was killed begins where the file ends.
+stream, which is a ring, so that rules without chance vary as well: the starts are spread over all of it, or lie so many
+rows apart from the first one on. A line is appended per finished cell; a killed run goes on where the file ends.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ CURVE_POINTS: Final = 25
 
 
 class Cell(NamedTuple):
-    """What identifies a run; `rate` is 1 for full supervision, `rows` the most rows of a stream that are used."""
+    """What identifies a run.
+
+    `rate` is 1 for full supervision, `rows` the most rows of a stream that are used, and `shift` the rows between the
+    starts of two seeds, 0 if they are spread over the stream.
+    """
 
     stream: str
     model: str
@@ -46,6 +50,7 @@ class Cell(NamedTuple):
     delay: int
     seed: int
     rows: int
+    shift: int = 0
 
 
 class Result(NamedTuple):
@@ -93,13 +98,15 @@ def load(path: Path) -> list[Row]:
     return list(read(path, label=label))
 
 
-def ring(rows: Sequence[Row], seed: int, most: int) -> list[Row]:
+def ring(rows: Sequence[Row], seed: int, most: int, shift: int = 0) -> list[Row]:
     """Return the rows of a seed: at most so many, from its start on, and each row once.
 
     >>> ring([10, 11, 12, 13, 14], 0, 3), ring([10, 11, 12, 13, 14], 1, 9)
     ([10, 11, 12], [13, 14, 10, 11, 12])
+    >>> ring([10, 11, 12, 13, 14], 3, 2, shift=2)
+    [11, 12]
     """
-    start = int(seed * SPACING % 1.0 * len(rows))
+    start = seed * shift % len(rows) if shift else int(seed * SPACING % 1.0 * len(rows))
     return [*rows[start:], *rows[:start]][:most]
 
 
@@ -111,6 +118,7 @@ def grid(
     delays: Sequence[int],
     seeds: int,
     rows: int,
+    shift: int = 0,
 ) -> Iterator[Cell]:
     """Yield the cells, seed by seed, so that what is there after an interruption can be compared.
 
@@ -121,9 +129,9 @@ def grid(
         for stream in streams:
             for model in models:
                 for delay in delays:
-                    yield Cell(stream, model, FULL, 1.0, delay, seed, rows)
-                    for contender in contenders:
-                        yield from (Cell(stream, model, contender, rate, delay, seed, rows) for rate in rates)
+                    parties = [(FULL, 1.0), *((contender, rate) for contender in contenders for rate in rates)]
+                    for contender, rate in parties:
+                        yield Cell(stream, model, contender, rate, delay, seed, rows, shift)
 
 
 def run(cell: Cell, path: Path) -> Result:
@@ -133,7 +141,7 @@ def run(cell: Cell, path: Path) -> Result:
     agrees with no label, would draw every kappa towards 0.
     """
     stream = load(path)
-    rows = ring(stream, cell.seed, cell.rows)
+    rows = ring(stream, cell.seed, cell.rows, cell.shift)
     classes = sorted({str(row.label) for row in stream})
     setting = Setting(cell.rate, cell.seed, len(classes), len(stream[0].features))
     model = presets.build(cell.model, parameters={}, seed=cell.seed)
@@ -172,7 +180,7 @@ def kept(path: Path) -> list[Result]:
     found = []
     for line in whole.splitlines():
         fields: dict[str, Any] = orjson.loads(line)
-        cell = Cell(**{name: fields.pop(name) for name in Cell._fields})
+        cell = Cell(**{name: fields.pop(name) for name in Cell._fields if name in fields})
         found.append(Result(cell, **fields))
     return found
 

@@ -27,7 +27,11 @@ largest excess at any prefix, in labels, over max(loan, rate x seen + 1), or wit
 RANKS: Final = """
 Mean ranks by mean kappa over the seeds, of all that spend within the ledger; 1 is best. Two differ at 5 % if Friedman's
 test rejects and their ranks differ by the critical difference (Nemenyi). Blocks with the same stream are not
-independent, so the first line is optimistic; the second one is the cautious bound.
+independent, so the first line is optimistic; the second one is the cautious bound. The last columns rank within the
+blocks of one model and delay.
+"""
+RANKS_SHIPPED: Final = """
+The same ranks with the peers as shipped among them, whatever they spent.
 """
 LABELS: Final = f"""
 How many times fewer labels than `{REFERENCE}` reach {GOAL:.0%} of full supervision's kappa: a geometric mean over the
@@ -37,20 +41,21 @@ of both is there at its lowest rate already, the ratio of a stream is a bound on
 """
 DUELS: Final = """
 Runs on the same stream, model, rate, delay and seed: the shares won and tied, the mean difference in kappa, and that
-of the best and the worst stream.
+of the best and the worst stream; then the share won with each model and delay.
 """
 
 
 def report(summary: Summary, subject: str, made: Mapping[str, Any]) -> str:
     """Return the report on a contender, `subject`, beside all others; `made` says where and how it was made."""
     blocks = summary.blocks
+    starts = f"each seed {summary.shift:,} later than the last" if summary.shift else "each seed from another one on"
     parts: dict[str, Iterable[object]] = {
         "streams": sorted({block.stream for block in blocks}),
         "models": [model for model in SHORT if model in {block.model for block in blocks}],
         "rates": sorted({block.rate for block in blocks}),
         "delays": sorted({block.delay for block in blocks}),
         "seeds": summary.seeds,
-        "rows": [f"at most {summary.rows:,} of each stream, from another one on for each seed"],
+        "rows": [f"at most {summary.rows:,} of each stream, {starts}; those before any answer can come are not scored"],
     }
     ordered = summary.by_kappa(summary.contenders)
     chosen = [*(f"- {name}: {', '.join(map(str, values))}" for name, values in parts.items())]
@@ -60,6 +65,7 @@ def report(summary: Summary, subject: str, made: Mapping[str, Any]) -> str:
         ("## Mean kappa by rate", RATES, by_rate(summary, ordered, subject)),
         ("## What was spent", SPENT, spent(summary, ordered, subject)),
         ("## Ranks", RANKS, ranked(summary, ledgered(ordered), subject)),
+        ("## Ranks beside what is shipped", RANKS_SHIPPED, ranked(summary, ordered, subject)),
         (f"## Labels for {GOAL:.0%} of full supervision", LABELS, labels(summary, ordered, subject)),
         (f"## {subject} against each other one", DUELS, duels(summary, ordered, subject)),
         (
@@ -152,11 +158,12 @@ def ranked(summary: Summary, contenders: Sequence[str], subject: str) -> Iterato
     for name, found in (("blocks", blocks), ("streams", streams)):
         yield f"- {found.blocks} {name}: Friedman p = {found.p:.2g}, critical difference {found.critical:.2f}"
     yield ""
+    each = [summary.only(*of).ranks(contenders) for of in summary.sets()]
     rows = [
-        [named(contender, subject), f"{rank:.2f}", f"{streams.mean[contender]:.2f}"]
-        for contender, rank in sorted(blocks.mean.items(), key=lambda item: item[1])
+        [named(name, subject), *(f"{found.mean[name]:.2f}" for found in (blocks, streams, *each))]
+        for name in sorted(contenders, key=lambda contender: blocks.mean[contender])
     ]
-    yield from table(["contender", "rank over blocks", "rank over streams"], rows)
+    yield from table(["contender", "over blocks", "over streams", *(column(*of) for of in summary.sets())], rows)
 
 
 def labels(summary: Summary, ordered: Sequence[str], subject: str) -> Iterator[str]:
@@ -184,8 +191,11 @@ def duels(summary: Summary, ordered: Sequence[str], subject: str) -> Iterator[st
         if other != subject:
             found = summary.duel(subject, other)
             differences = (found.difference, max(found.streams.values()), min(found.streams.values()))
-            rows.append([other, f"{found.won:.0%}", f"{found.tied:.0%}", *(f"{value:+.3f}" for value in differences)])
-    yield from table(["against", "won", "tied", "difference", "best stream", "worst stream"], rows)
+            shares = (found.won, found.tied, *(summary.only(*of).duel(subject, other).won for of in summary.sets()))
+            won, tied, *each = (f"{share:.0%}" for share in shares)
+            rows.append([other, won, tied, *(f"{value:+.3f}" for value in differences), *each])
+    head = ["against", "won", "tied", "difference", "best stream", "worst stream"]
+    yield from table([*head, *(column(*of) for of in summary.sets())], rows)
 
 
 def losses(summary: Summary, subject: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, geometric_mean, stdev
 from typing import Final, NamedTuple
 
@@ -103,17 +103,20 @@ class Summary:
     blocks: tuple[Block, ...]
     seeds: tuple[int, ...]
     rows: int
+    shift: int
     runs: Mapping[tuple[Block, str], Sequence[Result]]
 
     @classmethod
-    def of(cls, results: Iterable[Result], rows: int | None = None) -> Summary:
-        """Return what can be compared; `rows` chooses among runs of several lengths, the longest ones by default.
+    def of(cls, results: Iterable[Result], rows: int | None = None, shift: int = 0) -> Summary:
+        """Return what can be compared of the runs with these starts.
+
+        `rows` chooses among runs of several lengths, the longest ones by default.
 
         Raises:
             ConfigError: nothing can.
         """
         found: dict[tuple[Block, str], dict[int, Result]] = defaultdict(dict)
-        known = list(results)
+        known = [result for result in results if result.cell.shift == shift]
         rows = rows or max((result.cell.rows for result in known), default=0)
         for result in known:
             cell = result.cell
@@ -138,7 +141,7 @@ class Summary:
             for party, by_seed in found.items()
             if party[0] in kept and set(every) <= set(by_seed)
         }
-        return cls(tuple(contenders), tuple(seeds), tuple(every), rows, runs)
+        return cls(tuple(contenders), tuple(seeds), tuple(every), rows, shift, runs)
 
     def kappa(self, block: Block, contender: str) -> float:
         """Return the mean kappa of a block over the seeds; that of full supervision is the same at every rate."""
@@ -152,6 +155,10 @@ class Summary:
         """Return the models with their delays, in the order of the tables."""
         found = {(block.model, block.delay) for block in self.blocks}
         return sorted(found, key=lambda pair: (MODELS.index(pair[0]), pair[1]))
+
+    def only(self, model: str, delay: int) -> Summary:
+        """Return the part with one model and one delay."""
+        return replace(self, blocks=tuple(self.where(model=model, delay=delay)))
 
     def where(self, **parts: object) -> list[Block]:
         """Return the blocks with these parts."""

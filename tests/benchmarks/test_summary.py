@@ -78,6 +78,9 @@ def test_only_what_all_have_run_counts() -> None:
     longer = [run._replace(cell=run.cell._replace(rows=2 * SEEN)) for run in every if run.cell.stream == "north"]
     assert len(Summary.of([*every, *longer]).blocks) == 2
     assert len(Summary.of([*every, *longer], SEEN).blocks) == 4
+    shifted = [run._replace(cell=run.cell._replace(shift=400)) for run in every if run.cell.stream == "north"]
+    assert len(Summary.of([*every, *shifted]).blocks) == 4
+    assert len(Summary.of([*every, *shifted], shift=400).blocks) == 2
     with pytest.raises(ConfigError, match="of 0 cells none can be compared"):
         Summary.of([])
     with pytest.raises(ConfigError, match="none can be compared"):
@@ -160,10 +163,11 @@ def test_the_report_tells_losses_as_well() -> None:
     assert "- commit: abc" in text
     assert "2 of 4 blocks." in text
     assert "| south | GNB | 1% | 0 | 0.260 | 0.410 | -0.150 ± 0.000 |" in text
-    assert "| random | 50% | 0% | -0.025 | +0.100 | -0.150 |" in text
-    ranks = text.split("## Ranks")[1].split("##")[0]
+    assert "| random | 50% | 0% | -0.025 | +0.100 | -0.150 | 50% |" in text
+    ranks, with_shipped = (part.split("##")[0] for part in text.split("## Ranks")[1:])
     assert "skactiveml.Split@ledger" in ranks
     assert "skactiveml.Split |" not in ranks
+    assert "| skactiveml.Split | 1.50 | 1.50 | 1.50 |" in with_shipped
     assert max(map(len, (line for line in text.splitlines() if not line.startswith("|")))) <= 120
 
 
