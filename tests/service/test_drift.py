@@ -69,8 +69,8 @@ def test_a_replaced_model_survives_a_restart_and_every_decision_replays(tmp_path
     feed(log, 0, TURN + 40)
     serve(settings, log, TURN + 40)
     log = assemble.open_log(settings)
-    feed(log, TURN + 40, 2 * TURN)
-    status = serve(settings, log, 2 * TURN)
+    feed(log, TURN + 40, 3 * TURN)
+    status = serve(settings, log, 3 * TURN)
     assert status.replacements >= 1
     assert status.drift["errors"].drifts >= 1
     log = assemble.open_log(settings)
