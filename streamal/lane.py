@@ -653,6 +653,9 @@ class Lane:
         )
         self.pending.remove(outcome)
         self._strategy.resolved(outcome)
+        if label is None:
+            # no example follows; still the copy has learnt a guess about what waits no longer
+            self._lookahead.changed(1)
         return RequestResolved(outcome, max(0.0, now - request.requested_at))
 
     def moments_due(self, now: float) -> Moments | None:

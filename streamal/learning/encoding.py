@@ -83,9 +83,9 @@ class Indicators:
 
     def _admit(self, name: str, value: str) -> None:
         known = self._categories.setdefault(name, {})
-        if value in known or OTHER in known:
+        if value in known:
             return
-        if len(known) >= self.limit or len(value) > MAX_CATEGORY:
+        if len(value) > MAX_CATEGORY or len(known) - (OTHER in known) >= self.limit:
             value = OTHER
         known[value] = f"{name}={value}"
 

@@ -31,6 +31,8 @@ BIND_AFTER: Final = 8
 """Instances predicted one by one before a scorer is bound, which costs about as much as predicting four to eight."""
 MAX_OBSERVED: Final = 1_000
 """Feature names that a factory's model takes from instances without a label: a stream of random names would fill it."""
+MAX_LEARNED: Final = 10_000
+"""Feature names that a model learns, the first ones; what examples bring beyond them is left out."""
 UNWEIGHTED: Final = 1.0
 """A weight of 1 is not passed on, since many estimators take none."""
 
@@ -61,6 +63,7 @@ class OnlineModel:
         self._weighted = weighted
         self._lookahead = lookahead
         self._labels: dict[str, int] = {}
+        self._known: dict[str, None] = {}
         self._learned = 0
         self._layout: Layout | None = None
         self._scorer: Scorer | None = None
@@ -143,6 +146,7 @@ class OnlineModel:
     def learn(self, features: Features, label: Label, weight: float = 1.0) -> None:
         """Learn one labelled example."""
         self._forget_scorer()
+        features = admitted(features, self._known, MAX_LEARNED)
         encoded = self._encoding.learn(features)
         if self._scaling is not None and self._scaling_rows == "labelled":
             self._scaling.learn(features)
@@ -261,8 +265,7 @@ class FactoryModel:
 
     def learn(self, features: Features, label: Label, weight: float = 1.0) -> None:
         """Learn one labelled example, with its weight if the last step takes one."""
-        present = {name: value for name, value in features.items() if value is not None}
-        self._known.update(dict.fromkeys(present))
+        present = admitted(present_in(features), self._known, MAX_LEARNED)
         if self._task == "classification":
             self._labels[str(label)] = None
         if self._weighted and weight != UNWEIGHTED:
@@ -273,12 +276,7 @@ class FactoryModel:
 
     def observe(self, features: Features) -> None:
         """Let the parts that need no label learn from an instance, by the first `MAX_OBSERVED` names they meet."""
-        present = {name: value for name, value in features.items() if value is not None}
-        names = self._observed
-        for name in present:
-            if len(names) < MAX_OBSERVED:
-                names[name] = None
-        if found := {name: value for name, value in present.items() if name in names}:
+        if found := admitted(present_in(features), self._observed, MAX_OBSERVED):
             observe(self.estimator, found)
 
     def merge(self, moments: Mapping[str, Moment]) -> None:
@@ -295,7 +293,7 @@ class FactoryModel:
             # A pipeline that cannot take an instance knows nothing about it; the loop must not end over it.
             return {}
 
-    def _present(self, features: Features) -> dict[str, Any]:
+    def _present(self, features: Features) -> Features:
         """Return the features that are there and were learned before."""
         return {name: value for name, value in features.items() if value is not None and name in self._known}
 
@@ -307,6 +305,28 @@ class FactoryModel:
             found = estimator.predict_proba_one(columns)
             prediction = {str(label): float(probability) for label, probability in found.items()}
         return prediction if all(map(math.isfinite, prediction.values())) else {}
+
+
+def present_in(features: Features) -> Features:
+    """Return the features that are not null.
+
+    >>> present_in({"a": 1.0, "b": None})
+    {'a': 1.0}
+    """
+    return {name: value for name, value in features.items() if value is not None}
+
+
+def admitted(features: Features, known: dict[str, None], most: int) -> Features:
+    """Return the features whose names are known; new names are noted as long as there are fewer than `most`.
+
+    >>> admitted({"a": 1.0, "b": 2.0, "c": 3.0}, {"c": None}, 2)
+    {'a': 1.0, 'c': 3.0}
+    """
+    for name in features:
+        if len(known) >= most:
+            break
+        known[name] = None
+    return {name: value for name, value in features.items() if name in known}
 
 
 def last_step(estimator: Any) -> Any:

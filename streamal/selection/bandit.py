@@ -77,7 +77,7 @@ class Bandit(Unmindful):
     """
 
     def __init__(self, spec: StrategySpec, build: Callable[[str, StrategySpec], QueryStrategy]) -> None:
-        names = _names(spec)
+        names = arms_of(spec.parameters)
         horizon = spec.whole("horizon", HORIZON, least=10, most=100_000)
         try:
             built = {name: build(name, replace(spec, parameters={})) for name in names}
@@ -163,13 +163,16 @@ class Bandit(Unmindful):
         self._begin_turn(turn)
 
 
-def _names(spec: StrategySpec) -> tuple[str, ...]:
+def arms_of(parameters: Mapping[str, object]) -> tuple[str, ...]:
     """Return the names of the arms.
+
+    >>> arms_of({"arms": ["random", "density"]})
+    ('random', 'density')
 
     Raises:
         ConfigError: they are not 2 to 6 different names.
     """
-    found = spec.parameters.get("arms", ARMS)
+    found = parameters.get("arms", ARMS)
     names = tuple(found) if isinstance(found, list | tuple) else ()
     fits = all(isinstance(name, str) for name in names) and 2 <= len(set(names)) == len(names) <= MOST_ARMS
     if not fits or "bandit" in names:

@@ -26,7 +26,7 @@ from typing import Final
 
 import numpy as np
 
-from streamal.messages import VALUE, Features, Outcome, Prediction
+from streamal.messages import MAX_NUMBER, VALUE, Features, Outcome, Prediction
 from streamal.selection.information import InformationMatrix
 from streamal.selection.parzen import BANDWIDTH, Points
 from streamal.selection.ranked import Ranked
@@ -85,6 +85,7 @@ class Improvement(Leverage):
         super().__init__(spec)
         self._answered = Points(MOST_ANSWERS, spec.number("bandwidth", BANDWIDTH, least=0.01, most=100.0))
         self._errors = np.zeros(MOST_ANSWERS)
+        self._offsets = np.full(MOST_ANSWERS, -1)
 
     def utility(self, features: Features, prediction: Prediction) -> float | None:
         """Return the expected change, in squared units of the label; None before the first answer."""
@@ -96,12 +97,15 @@ class Improvement(Leverage):
         return local_mean(near, errors) * leverage / (1.0 + leverage)
 
     def resolved(self, outcome: Outcome) -> None:
-        """Take in the squared error of the prediction the request was made with."""
+        """Take in the squared error of the prediction the request was made with; a correction takes its place."""
         predicted = outcome.prediction.get(VALUE, math.nan)
-        if outcome.teaches and isinstance(outcome.label, int | float) and math.isfinite(predicted):
-            error = outcome.label - predicted
-            slot = self._answered.add(self._scale.raw(outcome.features), self._scale)
-            self._errors[slot] = error * error
+        if not (outcome.teaches and isinstance(outcome.label, int | float) and math.isfinite(predicted)):
+            return
+        held = np.flatnonzero(self._offsets == outcome.offset).tolist() if outcome.kind == "corrected" else []
+        slot = held[0] if held else self._answered.add(self._scale.raw(outcome.features), self._scale)
+        # capped, since the square of what a model that diverged says would not be a number
+        self._errors[slot] = min(MAX_NUMBER, abs(outcome.label - predicted)) ** 2
+        self._offsets[slot] = outcome.offset
 
 
 def with_constant(vector: Vector) -> Vector:

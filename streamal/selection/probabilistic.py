@@ -91,7 +91,8 @@ class Probabilistic(Ranked):
         self._scale = Standardiser()
         self._recent = Points(min(spec.window, MOST_NEIGHBOURS), bandwidth)
         self._asked = Points(MOST_REQUESTS, bandwidth)
-        self._waiting: list[Features | None] = [None] * MOST_REQUESTS
+        self._requests: list[Features | None] = [None] * MOST_REQUESTS
+        self._answered = [False] * MOST_REQUESTS
         self._codes = np.full(MOST_REQUESTS, UNKNOWN, dtype=np.intp)
         self._code_of: dict[str | None, int] = {None: UNKNOWN}
 
@@ -113,22 +114,25 @@ class Probabilistic(Ranked):
         self._scale.add(features)
         self._recent.add(self._scale.raw(features), self._scale)
         if asked:
-            self._count(features, best_label(prediction), waiting=features)
+            self._count(features, best_label(prediction), answered=False)
 
     def resolved(self, outcome: Outcome) -> None:
-        """Let the request count for the class it was answered with, or for none."""
+        """Let the request count for the class it was answered with, or for none; the last answer counts."""
         label = str(outcome.label) if outcome.teaches else None
-        if outcome.features in self._waiting:
-            slot = self._waiting.index(outcome.features)
-            self._codes[slot] = self._code(label)
-            self._waiting[slot] = None
-        elif label is not None:
-            self._count(outcome.features, label, waiting=None)
+        again = outcome.kind == "corrected"
+        for slot, features in enumerate(self._requests):
+            if self._answered[slot] == again and features == outcome.features:
+                self._codes[slot] = self._code(label)
+                self._answered[slot] = True
+                return
+        if label is not None:
+            self._count(outcome.features, label, answered=True)
 
-    def _count(self, features: Features, label: str | None, *, waiting: Features | None) -> None:
+    def _count(self, features: Features, label: str | None, *, answered: bool) -> None:
         slot = self._asked.add(self._scale.raw(features), self._scale)
         self._codes[slot] = self._code(label)
-        self._waiting[slot] = waiting
+        self._requests[slot] = features
+        self._answered[slot] = answered
 
     def _code(self, label: str | None) -> int:
         return self._code_of.setdefault(label, len(self._code_of))

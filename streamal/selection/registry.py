@@ -9,7 +9,7 @@ from typing import Final
 
 from streamal.errors import ConfigError
 from streamal.messages import Task
-from streamal.selection.bandit import Bandit
+from streamal.selection.bandit import Bandit, arms_of
 from streamal.selection.class_balanced import ClassBalanced
 from streamal.selection.class_conditional import ClassConditional
 from streamal.selection.cognitive import Cognitive
@@ -34,16 +34,21 @@ from streamal.selection.volume import Volume
 class Entry:
     """How a strategy is built, which parameters it takes, for which tasks it is meant, and what it needs.
 
-    Some need an ensemble as their model, some features that are numbers. `exact` ones go on after a takeover as if
-    nothing had happened, once their windows are filled; the others go on with what could be rebuilt.
+    Some need an ensemble as their model; some need features that are numbers, always or with some parameters. `exact`
+    ones go on after a takeover as if nothing had happened, once their windows are filled; the others go on with what
+    could be rebuilt.
     """
 
     build: Callable[[StrategySpec], QueryStrategy]
     parameters: tuple[str, ...] = ()
     tasks: tuple[Task, ...] = ("classification",)
     ensemble: bool = False
-    numbers: bool = False
+    numbers: bool | Callable[[Mapping[str, object]], bool] = False
     exact: bool = True
+
+    def measures(self, parameters: Mapping[str, object]) -> bool:
+        """Say whether with these parameters it needs features that are numbers."""
+        return self.numbers if isinstance(self.numbers, bool) else self.numbers(parameters)
 
 
 BOTH: Final[tuple[Task, ...]] = ("classification", "regression")
@@ -59,12 +64,17 @@ STRATEGIES: Final[Mapping[str, Entry]] = {
     "selective_sampling": Entry(SelectiveSampling, ("adaptive",)),
     "importance_weighted": Entry(ImportanceWeighted),
     "class_balanced": Entry(ClassBalanced, ("step",), exact=False),
-    "bandit": Entry(lambda spec: Bandit(spec, _build_arm), ("arms", "horizon"), exact=False),
+    "bandit": Entry(
+        lambda spec: Bandit(spec, _build_arm),
+        ("arms", "horizon"),
+        numbers=lambda given: any(arm in STRATEGIES and STRATEGIES[arm].measures({}) for arm in arms_of(given)),
+        exact=False,
+    ),
     "reinforced": Entry(Reinforced, ("step", "threshold", "penalty"), ensemble=True),
     "density": Entry(Density, ("neighbours",), numbers=True),
     "cognitive": Entry(Cognitive, ("memory", "density"), numbers=True),
     "coreset": Entry(Coreset, ("points",), tasks=BOTH, numbers=True, exact=False),
-    "pool": Entry(Pool, ("pool_window", "method")),
+    "pool": Entry(Pool, ("pool_window", "method"), numbers=lambda given: given.get("method") == "k_centre"),
     "synthesis": Entry(Synthesis, ("pool_window", "share", "mode"), numbers=True),
     "duo": Entry(Duo, ("coverage", "points"), numbers=True, exact=False),
     "volume": Entry(Volume, ("ridge", "memory"), numbers=True, exact=False),
@@ -108,10 +118,12 @@ def check(
             "model.kind = 'adaptive_forest', or give a model.factory that returns one of River's ensembles"
         )
         raise ConfigError(message)
-    if entry.numbers and not numbers:
+    if not numbers and entry.measures(parameters):
+        given = ", ".join(f"{key} = {value!r}" for key, value in parameters.items())
         message = (
-            f"strategy.name = '{name}' measures distances between numbers, and instance.types declares none; declare "
-            "numeric features, or use class_conditional, which looks at predictions only"
+            f"strategy.name = '{name}'{f' with {given}' if given else ''} measures distances between numbers, and "
+            "instance.types declares none; declare numeric features, or use class_conditional, which looks at "
+            "predictions only"
         )
         raise ConfigError(message)
 

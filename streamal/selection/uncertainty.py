@@ -80,12 +80,22 @@ class VariableUncertainty(FixedUncertainty):
 class RandomisedUncertainty(VariableUncertainty):
     """The moving bar times a normal variable of mean and deviation 1: sure predictions are asked about as well.
 
+    The bar falls with each request, whatever factor was drawn, and rises with each instance that is passed over: less
+    so the more probable asking was, since it may have been wanted and refused.
     Memory: one number.
     """
 
     def wish(self, best: float, classes: int, rate: float) -> float:
         """Return the chance that the randomised bar lies above."""
         return 1.0 - ETA.cdf(best / self._theta) if best == best else 1.0
+
+    def update(self, features: Features, prediction: Prediction, proposal: Proposal, *, asked: bool) -> None:
+        """Move the bar."""
+        if not prediction:
+            return
+        passed_over = 1.0 - self.wish(top_two(prediction)[0], len(prediction), 0.0)
+        factor = 1.0 - self._step if asked else 1.0 + self._step * passed_over
+        self._theta = min(MOST_THETA, max(LEAST_THETA, self._theta * factor))
 
 
 class Split(VariableUncertainty):

@@ -25,7 +25,8 @@ def top_two(prediction: Prediction) -> tuple[float, float]:
     values = list(prediction.values())
     if len(values) == 2:
         first, second = values
-        return (second, first) if second > first else (first, second)
+        if first == first and second == second:
+            return (second, first) if second > first else (first, second)
     if any(value != value for value in values):
         return math.nan, math.nan
     values.sort(reverse=True)
