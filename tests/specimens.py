@@ -87,6 +87,23 @@ class Constant:
         return copied
 
 
+class Surer(Constant):
+    """A model of two classes that an instance tells what to say: `log_odds`, up to what a float can hold."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def members(self, features: Features) -> list[Prediction]:
+        return self.predict([features]) * 3
+
+    def predict(self, batch: Sequence[Features]) -> list[Prediction]:
+        odds = [math.exp(min(700.0, max(0.0, float(features["log_odds"])))) for features in batch]
+        return [{"a": odd / (1.0 + odd), "b": 1.0 / (1.0 + odd)} for odd in odds]
+
+    def copy(self) -> Surer:
+        return self
+
+
 class Settled(Constant):
     """A model that knows the concept of `stream` fairly well and learns no more; three members see it a bit apart."""
 

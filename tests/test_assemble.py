@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,26 @@ def test_a_strategy_that_measures_distances_needs_numbers() -> None:
     with pytest.raises(ConfigError, match=r"'coreset' measures distances.*instance\.types declares none"):
         assemble.check(changed(strategy={"name": "coreset"}, instance={"types": {"city": "string"}}))
     assemble.check(changed(strategy={"name": "coreset"}, instance={"types": {"city": "string", "x": "number"}}))
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "refused"),
+    [
+        ("pool", {}, False),
+        ("pool", {"method": "k_centre"}, True),
+        ("bandit", {}, True),
+        ("bandit", {"arms": ["random", "split"]}, False),
+        ("bandit", {"arms": ["random", "density"]}, True),
+    ],
+)
+def test_what_measures_distances_with_some_parameters_needs_numbers_then(
+    name: str, parameters: dict[str, Any], refused: bool
+) -> None:
+    settings = changed(
+        strategy={"name": name, "parameters": parameters}, instance={"types": {"city": "string"}}, budget={"rate": 0.1}
+    )
+    with pytest.raises(ConfigError, match="measures distances") if refused else nullcontext():
+        assemble.check(settings)
 
 
 def test_a_factory_takes_the_place_of_the_kind() -> None:

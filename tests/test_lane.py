@@ -222,6 +222,28 @@ def test_requests_expire_and_may_be_refunded(refund: bool) -> None:
     assert lane.asked <= max(20.0, lane.allowed + 1.0)
 
 
+def test_the_guesses_about_requests_that_expired_are_forgotten() -> None:
+    model = logistic()
+    for instance in stream(20, seed=1):
+        model.learn(instance.features, truth(instance.features))
+    lane = Lane(plan(expiry=50.0), 0, Fold(model))
+    for instance in stream(1_000):
+        lane.expire(float(instance.offset))
+        lane.decide([instance], float(instance.offset))
+    assert lane.asked > 150
+    assert 20 < lane._foreseeing().examples < 50
+
+
+def test_a_bucket_of_any_size_can_be_full() -> None:
+    paused = replace(BudgetPlan(0.5, burst=20_000.0), paused=True)
+    lane = new_lane(SamplingPlan(paused, "class_conditional"))
+    for offset in range(0, 30_000, 1_000):
+        lane.decide([instance._replace(offset=offset + number) for number, instance in enumerate(stream(1_000))], 0.0)
+    assert lane.asked == 0
+    lane.replan(SamplingPlan(BudgetPlan(0.5, burst=20_000.0), "class_conditional"))
+    assert len(requests_of(lane, stream(30_100)[30_000:])) == 100
+
+
 def test_an_instance_that_brought_its_label_is_learned_at_once() -> None:
     lane = new_lane(plan())
     events = [event for instance in stream(300, replay=True) for event in lane.decide([instance], 4.0)]

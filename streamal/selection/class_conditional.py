@@ -102,7 +102,8 @@ class ClassConditional(Unmindful):
         if label is None or first == 0.0:
             return Proposal(min(1.0, rate), math.inf)
         score = log_margin(first, second)
-        rate *= self._shares.tilt(label)
+        if rate < 1.0:
+            rate *= self._shares.tilt(label)
         ranking = self._rankings.get(label)
         low, high = ranking.place(math.inf if score != score else score) if ranking is not None else (0.0, 1.0)
         if standing.pending >= LATE_FROM and rate < 1.0:

@@ -16,7 +16,7 @@ from types import FunctionType, ModuleType
 import numpy as np
 import orjson
 import pytest
-from specimens import Constant, Partition, Settled, logistic, stream, truth
+from specimens import Constant, Partition, Settled, Surer, logistic, stream, truth
 
 from streamal.annotate.oracle import Oracle
 from streamal.errors import ConfigError
@@ -24,7 +24,7 @@ from streamal.evaluate.simulate import Simulation, simulate
 from streamal.evaluate.stream import Row
 from streamal.lane import SamplingPlan
 from streamal.learning import presets
-from streamal.messages import VALUE, Features, Label, LabelRequest, Outcome, Prediction, Task
+from streamal.messages import VALUE, Features, Instance, Label, LabelRequest, Outcome, Prediction, Task
 from streamal.pooling import fitting
 from streamal.selection import vectors
 from streamal.selection.budget import BudgetPlan
@@ -230,14 +230,31 @@ def test_answers_that_never_come_do_not_make_it_starve(name: str) -> None:
     assert_spends(SamplingPlan(BudgetPlan(RATE), name, task=task_of(name)), {"a": 0.9, "b": 0.1}, 1_500, silent=1)
 
 
+@pytest.mark.parametrize("name", sorted(name for name in STRATEGIES if task_of(name) == "classification"))
+@pytest.mark.parametrize("delay", [0, 300])
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_a_model_that_becomes_ever_surer_never_makes_it_starve(name: str, delay: int, noise: float) -> None:
+    random = Random(0)
+    shown = [
+        seen._replace(features={**seen.features, "log_odds": 0.1 * seen.offset + random.gauss(0.0, noise)})
+        for seen in stream(6_000)
+    ]
+    assert_spends_on(Partition(SamplingPlan(BudgetPlan(0.05), name), Surer(), delay=delay), shown)
+
+
 def assert_spends(plan: SamplingPlan, prediction: Prediction, count: int, *, silent: int = 0) -> None:
+    """Check from a cold start with a model that always says the same."""
+    assert_spends_on(Partition(plan, Constant(prediction, task=plan.task), silent=silent), list(stream(count)))
+
+
+def assert_spends_on(partition: Partition, shown: list[Instance]) -> None:
     """Check from a cold start that the bound holds at every prefix, and that at least 90 % of the allowance is used.
 
     A prefix ends with the instance upon which a request is made. That is the one it is about, or where the strategy
     pools, any one up to the end of its window; what the open window has earned is not due yet.
     """
-    partition = Partition(plan, Constant(prediction, task=plan.task), silent=silent)
-    partition.run(stream(count))
+    partition.run(shown)
+    plan = partition.lane.plan
     budget, pools = plan.budget, plan.build_strategy(partition.fold).pools
     latest = fitting(pools.size, budget) if pools else 1
     for number, value in enumerate(partition.requests, start=1):

@@ -52,6 +52,15 @@ def test_free_text_is_no_category() -> None:
     assert encoding.learn({"note": "x" * (MAX_CATEGORY + 1)}) == {f"note={OTHER}": 1.0}
 
 
+@pytest.mark.parametrize("odd", ["x" * (MAX_CATEGORY + 1), OTHER])
+def test_one_odd_string_does_not_keep_others_from_becoming_categories(odd: str) -> None:
+    encoding = Indicators(limit=2)
+    for city in (odd, "Oslo", "Rome", "Bern"):
+        encoding.learn({"city": city})
+    found = [encoding.encode({"city": city}) for city in ("Oslo", "Rome", "Bern", odd)]
+    assert found == [{f"city={city}": 1.0} for city in ("Oslo", "Rome", OTHER, OTHER)]
+
+
 @pytest.mark.parametrize("encoding", [Indicators(), Indicators(dense=True), Words(), Words(on="a", tfidf=True)])
 @given(learned=st.lists(mixed, max_size=4), asked=st.lists(mixed, max_size=4))
 def test_encoding_changes_nothing_and_gives_numbers(

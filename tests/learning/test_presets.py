@@ -27,6 +27,7 @@ from river import (
 )
 
 from streamal.errors import ConfigError, ModelError
+from streamal.learning import online
 from streamal.learning.moments import MomentAccumulator
 from streamal.learning.online import BIND_AFTER, MAX_OBSERVED, FactoryModel, OnlineModel
 from streamal.learning.presets import PRESETS, build, from_factory
@@ -483,3 +484,24 @@ def test_random_names_of_unlabelled_instances_take_bounded_memory(factories: Mod
     for number in range(3 * MAX_OBSERVED):
         model.observe({f"n{number}": 1.0})
     assert len(scaler_of(model).counts) == MAX_OBSERVED
+
+
+@pytest.mark.parametrize("kind", ["logistic_regression", "gaussian_nb", "hoeffding_tree"])
+def test_random_names_of_examples_take_bounded_memory(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(online, "MAX_LEARNED", 100)
+    model, sizes = build(kind, parameters={}, seed=0), []
+    for _ in range(2):
+        for _ in range(500):
+            model.learn({"x": 1.0, f"n{model.examples}": 1.0}, "ab"[model.examples % 2])
+        sizes.append(len(pickle.dumps(model)))
+    assert sizes[1] < 1.05 * sizes[0]
+
+
+def test_random_names_of_a_factory_s_examples_take_bounded_memory(
+    factories: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(online, "MAX_LEARNED", 100)
+    model = from_factory(offer(factories, preprocessing.StandardScaler() | naive_bayes.GaussianNB()))
+    for number in range(300):
+        model.learn({f"n{number}": 1.0}, "a")
+    assert len(scaler_of(model).counts) == 100

@@ -210,6 +210,17 @@ def test_what_is_no_error_is_left_out() -> None:
     assert chosen.utility(features, FIVE) is not None
 
 
+def test_a_correction_takes_the_place_of_the_error_and_one_that_diverged_stays_a_number() -> None:
+    chosen = Improvement(spec())
+    features: Features = {"x": 1.0}
+    see(chosen, features, asked=True)
+    chosen.resolved(outcome(features, 3.0))
+    chosen.resolved(outcome(features, 4.0, kind="corrected"))
+    assert chosen._errors[:2].tolist() == [1.0, 0.0]
+    chosen.resolved(outcome(features, 3.0, {VALUE: 1e200}))
+    assert math.isfinite(utility(chosen, features))
+
+
 @pytest.mark.parametrize(
     ("rule", "parameters", "expected"),
     [

@@ -187,6 +187,16 @@ def test_a_request_that_taught_nothing_does_not_count() -> None:
     assert worth(chosen, 1.0) == pytest.approx(before, rel=0.05)
 
 
+def test_a_correction_takes_the_place_of_the_answer() -> None:
+    chosen, told = crowded((-1.0, 100), (1.0, 100)), crowded((-1.0, 100), (1.0, 100))
+    answered(chosen, {"x": 1.0}, "a")
+    chosen.resolved(outcome({"x": 1.0}, "b", "corrected"))
+    see(told, {"x": 1.0}, asked=True)
+    told.resolved(outcome({"x": 1.0}, "b"))
+    assert len(chosen._asked) == 1
+    assert worth(chosen, 1.0) == worth(told, 1.0)
+
+
 def test_an_answer_to_a_forgotten_request_counts_as_well() -> None:
     chosen = crowded((-1.0, 100), (1.0, 100))
     before = worth(chosen, 1.0)
@@ -266,7 +276,7 @@ def test_memory_is_bounded() -> None:
         if number % 3 == 0:
             chosen.resolved(outcome(features, random.choice("abc")))
         if number in (1_000, 2_999):
-            state = {name: value for name, value in vars(chosen).items() if name != "_waiting"}
+            state = {name: value for name, value in vars(chosen).items() if name != "_requests"}
             sizes.append(len(pickle.dumps(state)))
-    assert len(chosen._waiting) == MOST_REQUESTS
+    assert len(chosen._requests) == MOST_REQUESTS
     assert sizes[1] == pytest.approx(sizes[0], rel=0.01)

@@ -76,6 +76,15 @@ def test_the_bar_stays_finite_and_positive() -> None:
     assert wanted(RandomisedUncertainty(spec()), sure(0.5)) <= 1.0
 
 
+def test_the_randomised_bar_falls_with_each_request_and_rises_with_what_is_passed_over() -> None:
+    rule = RandomisedUncertainty(spec())
+    rule.update({}, sure(0.95), Proposal(0.5, 0.05), asked=True)
+    assert rule.state()["theta"] == pytest.approx(0.99)
+    theta, chance = 0.99, wanted(rule, sure(0.6))
+    rule.update({}, sure(0.6), Proposal(chance, 0.4), asked=False)
+    assert rule.state()["theta"] == pytest.approx(theta * (1.0 + 0.01 * (1.0 - chance)))
+
+
 @pytest.mark.parametrize("best", [0.5, 0.7, 0.95, 1.0])
 @pytest.mark.parametrize("theta", [0.3, 1.0, 4.0])
 def test_the_randomised_bar_s_propensity_is_that_of_its_draw(best: float, theta: float) -> None:
@@ -100,7 +109,7 @@ def test_where_the_model_says_nothing_it_is_asked_at_the_rate(rule: type[FixedUn
 
 @pytest.mark.parametrize("rule", [FixedUncertainty, VariableUncertainty])
 def test_what_is_no_number_is_wanted(rule: type[FixedUncertainty]) -> None:
-    assert wanted(rule(spec()), {"a": math.nan, "b": 0.9}) == 1.0
+    assert wanted(rule(spec()), {"a": math.nan, "b": 0.9}) == wanted(rule(spec()), {"a": 0.99, "b": math.nan}) == 1.0
     assert wanted(rule(spec()), {"a": 0.9, "b": math.nan, "c": 0.1}) == 1.0
 
 
