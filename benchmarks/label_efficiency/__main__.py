@@ -13,7 +13,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from benchmarks.label_efficiency.cells import DELAYS, MODELS, RATES, ROWS, SEEDS, find, grid, keep, kept, run_all
 from benchmarks.label_efficiency.contenders import CONTENDERS, FULL
 from benchmarks.label_efficiency.summary import Summary
-from benchmarks.measure import HERE, surroundings
+from benchmarks.measure import HERE, commit, surroundings
 from streamal.cli import Commands
 from streamal.lane import SamplingPlan
 from streamal.selection.budget import BudgetPlan
@@ -109,7 +109,7 @@ def run(
     columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         bar = progress.add_task("cells", total=len(wanted), completed=len(wanted) - len(missing))
-        for _ in keep(run_all(missing, paths, jobs), cells):
+        for _ in keep(run_all(missing, paths, jobs), cells, commit()):
             progress.advance(bar)
     click.echo(f"{len(wanted):,} cells, {len(missing):,} of them new, in {cells}; see: {PROGRAM} report")
 
@@ -144,7 +144,7 @@ def tell(cells: Path, subject: str, patterns: tuple[str, ...], rows: int | None,
         message = f"--subject {subject}: expected one that has run: {', '.join(summary.contenders)}"
         raise click.UsageError(message)
     made = surroundings()
-    shown = {name: made[name] for name in ("at", "commit", "processor", "python", "river")}
+    shown = {name: made[name] for name in ("at", "processor", "python", "river")}
     text = report.report(summary, subject, shown)
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.md").write_text(text, encoding="utf-8")

@@ -54,7 +54,7 @@ class Cell(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What came of a cell; `curve` is the kappa over all rows so far, at equal distances."""
+    """What came of a cell, run with a commit; `curve` is the kappa over all rows so far, at equal distances."""
 
     cell: Cell
     seen: int
@@ -63,6 +63,7 @@ class Result(NamedTuple):
     scores: Mapping[str, float | None]
     curve: Sequence[float]
     cpu_s: float
+    commit: str = ""
 
     @property
     def kappa(self) -> float:
@@ -185,12 +186,15 @@ def kept(path: Path) -> list[Result]:
     return found
 
 
-def keep(results: Iterable[Result], path: Path) -> Iterator[Result]:
-    """Append results to a file, each as soon as it is there, and pass them on; a torn last line is overwritten."""
+def keep(results: Iterable[Result], path: Path, commit: str) -> Iterator[Result]:
+    """Append results to a file, each as soon as it is there, and pass them on; a torn last line is overwritten.
+
+    `commit` is what they were run with.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         file.truncate(path.read_bytes().rfind(b"\n") + 1)
-        for result in results:
+        for result in (found._replace(commit=commit) for found in results):
             fields = {**result.cell._asdict(), **result._asdict()}
             del fields["cell"]
             file.write(orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE))

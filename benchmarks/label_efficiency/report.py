@@ -55,6 +55,7 @@ def report(summary: Summary, subject: str, made: Mapping[str, Any]) -> str:
         "rates": sorted({block.rate for block in blocks}),
         "delays": sorted({block.delay for block in blocks}),
         "seeds": summary.seeds,
+        "commits": summary.commits,
         "rows": [f"at most {summary.rows:,} of each stream, {starts}; those before any answer can come are not scored"],
     }
     ordered = summary.by_kappa(summary.contenders)

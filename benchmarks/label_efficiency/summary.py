@@ -156,6 +156,11 @@ class Summary:
         found = {(block.model, block.delay) for block in self.blocks}
         return sorted(found, key=lambda pair: (MODELS.index(pair[0]), pair[1]))
 
+    @property
+    def commits(self) -> list[str]:
+        """What the runs were made with, a commit for each part of them."""
+        return sorted({run.commit or "unknown" for runs in self.runs.values() for run in runs})
+
     def only(self, model: str, delay: int) -> Summary:
         """Return the part with one model and one delay."""
         return replace(self, blocks=tuple(self.where(model=model, delay=delay)))

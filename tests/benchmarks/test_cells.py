@@ -134,20 +134,21 @@ def test_streams_are_found_by_name(tmp_path: Path) -> None:
 
 def test_results_are_kept_and_read_back(tmp_path: Path) -> None:
     path = tmp_path / "kept" / "cells.jsonl"
-    results = [run(cell(name, count=60), STREAM) for name in ("random", "skactiveml.Split")]
+    found = [run(cell(name, count=60), STREAM) for name in ("random", "skactiveml.Split")]
+    results = [result._replace(commit="abc") for result in found]
     assert kept(path) == []
-    assert list(keep(results[:1], path)) == results[:1]
-    assert list(keep(results[1:], path)) == results[1:]
+    assert list(keep(found[:1], path, "abc")) == results[:1]
+    assert list(keep(found[1:], path, "abc")) == results[1:]
     assert kept(path) == results
 
 
 def test_a_torn_line_is_left_out_and_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "cells.jsonl"
     first, second = (run(cell("random", seed=seed, count=60), STREAM) for seed in (0, 1))
-    list(keep([first, second], path))
+    list(keep([first, second], path, ""))
     path.write_bytes(path.read_bytes()[:-20])
     assert kept(path) == [first]
-    list(keep([second], path))
+    list(keep([second], path, ""))
     assert kept(path) == [first, second]
 
 

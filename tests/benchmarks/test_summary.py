@@ -158,9 +158,11 @@ def test_spending_is_beside_what_is_allowed() -> None:
 
 
 def test_the_report_tells_losses_as_well() -> None:
-    text = report(summary(), "class_conditional", {"commit": "abc"})
+    ran = [run._replace(commit="abc") for run in results()]
+    text = report(Summary.of(ran), "class_conditional", {"python": "3"})
     assert "# Label efficiency: class_conditional and its peers" in text
-    assert "- commit: abc" in text
+    assert "- commits: abc" in text
+    assert "- python: 3" in text
     assert "2 of 4 blocks." in text
     assert "| south | GNB | 1% | 0 | 0.260 | 0.410 | -0.150 ± 0.000 |" in text
     assert "| random | 50% | 0% | -0.025 | +0.100 | -0.150 | 50% |" in text
@@ -180,7 +182,7 @@ def test_the_table_of_blocks_has_every_one() -> None:
 
 def test_the_command_prints_and_keeps_the_report(tmp_path: Path) -> None:
     cells = tmp_path / "cells.jsonl"
-    list(keep(results(), cells))
+    list(keep(results(), cells, ""))
     out = tmp_path / "out"
     printed = CliRunner().invoke(main, ["report", "--cells", str(cells), "--out", str(out)])
     assert printed.exit_code == 0, printed.output
