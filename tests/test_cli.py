@@ -259,7 +259,8 @@ def test_simulate_prints_a_table_that_fits(table: Path) -> None:
     assert "logistic_regression, 400 instances, 80 labels allowed" in text
     assert "The budget held at every prefix." in text
     assert "…" not in text
-    assert [line.split()[0] for line in text.splitlines() if "%" in line] == ["class_conditional", "random"]
+    rows = [line.split()[0] for line in text.splitlines() if "%" in line and "95 %" not in line]
+    assert rows == ["class_conditional", "random", "yes", "no"]
 
 
 def test_several_seeds_are_averaged_within_the_width(table: Path) -> None:
@@ -371,8 +372,16 @@ def test_with_json_only_json_is_on_the_output(table: Path) -> None:
 
 def test_simulate_takes_regression(table: Path) -> None:
     [run] = lines(call("simulate", table, *"--label y --model linear_regression --strategy random --json".split()))
-    assert run["accuracy"] is None
+    assert (run["accuracy"], run["recall"], run["estimated_accuracy"]) == (None, None, None)
     assert run["mae"] > 0
+
+
+def test_simulate_estimates_the_error_of_a_regression(table: Path) -> None:
+    chosen = "--label y --model linear_regression --strategy random --rate 0.8".split()
+    [run] = lines(call("simulate", table, *chosen, "--json"))
+    assert run["estimated_mae"] == pytest.approx(run["mae"], rel=0.3)
+    assert run["naive_mae"] > 0
+    assert "What the answers alone say of the error" in call("simulate", table, *chosen).stdout
 
 
 @pytest.mark.parametrize(
