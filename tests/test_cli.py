@@ -29,7 +29,7 @@ from streamal.cli import main, wording
 from streamal.cli.looking import TOPICS
 from streamal.messages import LabelRequest, decode_outcome
 from streamal.service.producing import produce
-from streamal.settings import Settings, example_toml, load
+from streamal.settings import Settings, example_toml, load, revised
 from streamal.transport.log import TopicPartition
 
 JSON_KEYS = (
@@ -329,6 +329,36 @@ def test_simulate_advises_with_its_evidence(table: Path) -> None:
     assert [step["rate"] for step in found["rates"]] == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8])
     assert len(found["pairs"]) == 4
     assert found["held_out"]["random"]["asked"] == found["held_out"]["chosen"]["asked"]
+
+
+def test_simulate_compares_with_what_does_not_share_the_configured_parameters(table: Path) -> None:
+    Path("streamal.toml").write_text(
+        '[model]\nparameters = {l2 = 0.1}\n[strategy]\nname = "split"\nparameters = {step = 0.02}\n'
+    )
+    found = lines(call("simulate", table, "--strategy", "split", "--strategy", "random", "--no-control", "--json"))
+    assert [run["strategy"] for run in found] == ["split", "random"]
+    [other] = lines(call("simulate", table, "--model", "gaussian_nb", "--no-control", "--json"))
+    assert (other["model"], other["strategy"]) == ("gaussian_nb", "split")
+    [plain] = lines(call("simulate", table, "--model", "logistic_regression", "--no-control", "--json"))
+    assert plain == found[0]
+
+
+def test_what_is_advised_is_the_config_that_was_measured(table: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(
+        '[model]\nparameters = {l2 = 0.1}\n[strategy]\nname = "split"\nparameters = {step = 0.02}\nseed = 7\n'
+        "[learn]\nunlabelled_share = 0.5\n[http]\nport = 9\n"
+    )
+    chosen = "--advise --model logistic_regression --strategy split --seed 0 --seed 1 --loan 7".split()
+    [found] = lines(call("simulate", table, *chosen, "-c", own, "--json"))
+    pasted = tmp_path / "pasted.toml"
+    pasted.write_text(found["config"])
+    expected = revised(load(own), "budget", {"rate": found["rate"], "cold_start_loan": 7})
+    assert load(pasted) == revised(expected, "http", {"port": load(None).http.port})
+    text = call("simulate", table, *chosen, "-c", own).stdout
+    assert text.split("To use it:\n\n")[1].rstrip() == found["config"]
+    [other] = lines(call("simulate", table, *chosen, "--model", "gaussian_nb", "--strategy", "random", "--json"))
+    assert "parameters" not in other["config"]
 
 
 def test_simulate_advises_on_regression(table: Path) -> None:

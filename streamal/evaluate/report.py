@@ -161,8 +161,8 @@ def _remarks(results: Mapping[str, Sequence[Simulation]]) -> Iterator[str]:
             yield f"{strategy} learned nothing, since {cause}: its scores are those of a model without labels."
 
 
-def advice(found: Advice) -> Group:
-    """Return what is advised: the evidence in three tables, the words, and a config to paste."""
+def advice(found: Advice, snippet: str) -> Group:
+    """Return what is advised: the evidence in three tables, the words, and the `snippet` of a config to paste."""
     measure = found.ceiling.measure
     pairs = _columns("model", "strategy", "seeds", measure)
     for trial in found.pairs:
@@ -193,7 +193,7 @@ def advice(found: Advice) -> Group:
         held,
         Text("\n" + "\n".join(f"- {line}" for line in in_words(found))),
         Text(f"\nDifferences: mean of {seeds} seeds on the same rows, 95 % interval. To use it:\n"),
-        Text(snippet(found)),
+        Text(snippet),
     )
 
 
@@ -228,13 +228,6 @@ def in_words(found: Advice) -> list[str]:
     if second and found.held.chosen.over(second).noise:
         lines.append(f"The runner-up, {_name(second)}, is within noise on the later half.")
     return lines + found.doubts
-
-
-def snippet(found: Advice) -> str:
-    """Return the advice as a part of streamal.toml."""
-    model, strategy, rate = found.chosen
-    key = "factory" if ":" in model else "kind"
-    return f'[model]\n{key} = "{model}"\n\n[strategy]\nname = "{strategy}"\n\n[budget]\nrate = {rate:g}'
 
 
 def _name(trial: Trial, between: str = " ") -> str:
