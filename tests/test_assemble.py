@@ -241,7 +241,7 @@ def test_the_grid_begins_with_what_is_configured() -> None:
     base = changed(
         model={"kind": "gaussian_nb"},
         strategy={"name": "pool", "parameters": {"pool_window": 50}},
-        budget={"rate": 0.4, "burst": 60},
+        budget={"rate": 0.4, "burst": 200},
     )
     found = grid(base)
     assert list(dict.fromkeys(model for model, _ in found.pairs)) == [
