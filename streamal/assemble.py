@@ -10,6 +10,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from itertools import islice, product
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Final
 
 import orjson
@@ -61,6 +62,7 @@ TRIED_STRATEGIES: Final[Mapping[Task, Sequence[str]]] = {
 """The default, the floor, and the two others of benchmarks/results/label_efficiency."""
 LADDER: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Rates that are tried, relative to the configured one: each doubles what labels cost."""
+SHOWN_CLASSES: Final = 3
 CONTROL_SEEDS: Final = 1_000
 """Between the seeds of the random runs beside one simulation; the first has the simulation's own."""
 
@@ -511,9 +513,19 @@ def read_whole(settings: Settings, file: Path, *, label: str, rows: int | None) 
         ConfigError: it cannot be read, there is none, or the settings do not fit; see `check` and
             `streamal.evaluate.stream.read`.
     """
-    stream = list(islice(read(file, label=label, task=check(settings).task), rows))
+    task, classes = check(settings).task, settings.model.classes
+    stream = list(islice(read(file, label=label, task=task), rows))
     if not stream:
         message = f"{file.name}: expected labelled rows, found none"
+        raise ConfigError(message)
+    found = {row.label for row in stream if isinstance(row.label, str)}
+    if classes and (strange := sorted(found - set(classes))):
+        named = ", ".join(repr(shorten(name, 20)) for name in strange[:SHOWN_CLASSES])
+        message = (
+            f"{file.name}: {len(strange)} of the {len(found)} classes in its column '{label}' are not among "
+            f"model.classes, such as {named}, and a service would refuse such answers: add them, or choose another "
+            "column by --label"
+        )
         raise ConfigError(message)
     return stream
 
@@ -552,8 +564,9 @@ def control_of(
 
 
 def progress_bar(quiet: bool) -> Progress:
-    """Return a progress bar on the standard error, or a silent one."""
-    return Progress(*Progress.get_default_columns(), console=Console(stderr=True), disable=quiet)
+    """Return a progress bar on the standard error, or a silent one where that is no terminal."""
+    console = Console(stderr=True)
+    return Progress(*Progress.get_default_columns(), console=console, disable=quiet or not console.is_terminal)
 
 
 def _advance(progress: Progress, bar: TaskID, rows: int) -> None:

@@ -233,6 +233,23 @@ def test_random_runs_with_as_many_labels_stand_beside_a_simulation() -> None:
     }
 
 
+def test_classes_that_the_settings_do_not_know_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "stream.csv"
+    file.write_text("x,target\n" + "".join(f"{n},class {n % 6}\n" for n in range(60)))
+    known = changed(model={"classes": [f"class {n}" for n in range(6)]})
+    assert len(assemble.read_whole(known, file, label="target", rows=50)) == 50
+    fewer = changed(model={"classes": ["class 3", "other"]})
+    with pytest.raises(ConfigError, match=r"5 of the 6 classes .*'class 0', 'class 1', 'class 2', and") as caught:
+        assemble.read_whole(fewer, file, label="target", rows=None)
+    assert "class 4" not in str(caught.value)
+
+
+def test_progress_is_shown_to_people_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with assemble.progress_bar(quiet=False) as progress:
+        progress.advance(progress.add_task("runs", total=1))
+    assert capsys.readouterr().err == ""
+
+
 def grid(base: Settings, models: Sequence[str] = (), strategies: Sequence[str] = ()) -> Grid:
     return assemble.grid_of(base, models=models, strategies=strategies, seeds=(0, 1))
 

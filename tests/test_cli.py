@@ -420,9 +420,12 @@ def test_simulate_estimates_the_error_of_a_regression(table: Path) -> None:
         ("--label fraud", 2, ["stream.csv, row 1", "no column 'fraud'", "x, y, colour, target", "--label"]),
         ("--strategy random --strategy splt", 2, ["did you mean 'split'?"]),
         ("--model linear_regression", 2, ["needs class probabilities", "random, periodic"]),
-        ("--model linear_regression --strategy random", 1, ["stream.csv, row 1, column 'target'"]),
+        ("--model linear_regression --strategy random", 2, ["stream.csv, row 1, column 'target'", "came text"]),
+        ("--label y --model linear_regression --strategy random --annotator-error 0.1", 2, ["a regression has none"]),
+        ("--label y --model linear_regression --advise --annotator-error 0.1", 2, ["a regression has none"]),
+        ("--delay-distribution lognormal", 2, ["lognormal spreads delays", "--delay, which is 0"]),
         ("--rate 5", 2, ["budget.rate", "less than or equal to 1"]),
-        ("--plot none/curves.png", 2, ["none/curves.png", "cannot be written"]),
+        ("--plot none/curves.png --label fraud", 2, ["none/curves.png", "cannot be written"]),
         ("--rows 0", 2, ["--rows"]),
         ("--model knn --model softmax", 2, ["--model softmax", "--advise"]),
         ("--advise --seed 3", 2, ["at least two seeds"]),
@@ -451,6 +454,15 @@ def test_simulate_explains_what_is_wrong(table: Path, arguments: str, code: int,
 def test_simulate_explains_a_broken_file(tmp_path: Path, name: str, content: bytes, code: int, part: str) -> None:
     (tmp_path / name).write_bytes(content)
     assert part in call("simulate", name, code=code).stderr
+
+
+def test_simulate_warns_of_what_is_unlikely_to_be_meant(table: Path) -> None:
+    said = call("simulate", table, "--label", "y", "--unlabelled-share", "0.1", "--rows", "60", "--no-control").stderr
+    first, second = said.splitlines()
+    assert first.startswith("warning: learn.unlabelled_share = 0.1 has no effect")
+    assert second.startswith("warning: 60 distinct numeric labels")
+    assert "did you mean --model linear_regression, or another --label?" in second
+    assert call("simulate", table, "--rows", "60").stderr == ""
 
 
 def test_a_missing_file_is_named() -> None:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from streamal.cli.opening import changed, config_option, settings_of
-from streamal.cli.wording import examples
+from streamal.cli.wording import examples, warn
 
 if TYPE_CHECKING:
-    from streamal.annotate.oracle import DelayDistribution
+    from streamal.annotate.oracle import DelayDistribution, Oracle
     from streamal.evaluate.advise import Advice
+    from streamal.evaluate.stream import Row
     from streamal.settings import Settings
 
 DELAYS: Final = ("constant", "exponential", "lognormal")
@@ -112,9 +113,15 @@ def simulate(
     """
     from streamal import assemble
     from streamal.annotate.oracle import Oracle
+    from streamal.evaluate import report
     from streamal.evaluate.advise import Candidate
     from streamal.evaluate.simulate import CONTROLS
 
+    if delay_distribution != DELAYS[0] and not delay:
+        message = (
+            f"--delay-distribution {delay_distribution} spreads delays whose mean is --delay, which is 0: set it too"
+        )
+        raise click.UsageError(message)
     base = settings_of(config)
     base = changed(base, "budget", rate=rate, cold_start_loan=loan)
     base = changed(base, "annotation", answers_per_request=answers_per_request)
@@ -126,7 +133,7 @@ def simulate(
         oracle = Oracle(delay, annotator_error, no_answer, 0, delay_distribution)
         grid = assemble.grid_of(base, models=models, strategies=strategies, seeds=_advising(seeds))
         first = assemble.tried(base, Candidate(*grid.pairs[0], grid.rate), grid.seeds[0])
-        stream = assemble.read_whole(first, file, label=label, rows=rows)
+        stream = _rows_of(file, first, oracle, label, rows)
         found = assemble.advise_on(base, oracle, stream, grid, quiet=as_json)
         used = assemble.tried(base, found.chosen, base.strategy.seed)
         _print_advice(found, _snippet(used), as_json)
@@ -144,7 +151,9 @@ def simulate(
         assemble.check(one)
     oracles = [Oracle(delay, annotator_error, no_answer, run.strategy.seed, delay_distribution) for run in runs]
     controls = -(-CONTROLS // max(1, len(seeds))) if control else 0
-    stream = assemble.read_whole(runs[0], file, label=label, rows=rows)
+    if plot:
+        report.check_picture(plot)
+    stream = _rows_of(file, runs[0], oracles[0], label, rows)
     results = assemble.simulate_all(runs, oracles, stream, controls=controls, quiet=as_json)
     if as_json:
         import orjson
@@ -154,11 +163,26 @@ def simulate(
     else:
         _print_table(results)
     if plot:
-        from streamal.evaluate import report
-
         title = f"{file.name}: {results[0].model} at {results[0].rate:g} labels per instance"
         report.plot(_by_strategy(results), plot, title=title)
         click.echo(f"learning curves: {plot}", err=as_json)
+
+
+def _rows_of(file: Path, settings: Settings, oracle: Oracle, label: str, rows: int | None) -> list[Row]:
+    """Read the rows for a model, and say what is unlikely to be meant."""
+    from streamal import assemble
+    from streamal.evaluate.stream import numeric
+
+    oracle.check(assemble.check(settings).task)
+    warn(settings)
+    found = assemble.read_whole(settings, file, label=label, rows=rows)
+    if count := numeric(found):
+        click.echo(
+            f"warning: {count:,} distinct numeric labels are taken for as many classes; did you mean --model "
+            "linear_regression, or another --label?",
+            err=True,
+        )
+    return found
 
 
 def _advising(seeds: tuple[int, ...]) -> tuple[int, ...]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Final
@@ -250,6 +252,21 @@ def plot(results: Mapping[str, Sequence[Simulation]], path: Path, *, title: str)
     draw(curves, path, title=title, ylabel=f"prequential {measure}")
 
 
+def check_picture(path: Path) -> None:
+    """Refuse a picture that could not be made, before there is anything to draw.
+
+    Raises:
+        ConfigError: matplotlib is not installed, or the folder is none or cannot be written to.
+    """
+    if find_spec("matplotlib") is None:
+        message = "a picture needs matplotlib: pip install 'streamal[plot]'"
+        raise ConfigError(message)
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        cause = "not a folder that can be written to" if path.parent.exists() else "no such folder"
+        message = f"{path}: the picture cannot be written, since {path.parent} is {cause}"
+        raise ConfigError(message)
+
+
 def draw(
     curves: Mapping[str, Sequence[Sequence[tuple[int, float | None]]]], path: Path, *, title: str, ylabel: str
 ) -> None:
@@ -258,12 +275,10 @@ def draw(
     Raises:
         ConfigError: see `plot`.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import StrMethodFormatter
-    except ImportError:
-        message = "a picture needs matplotlib: pip install 'streamal[plot]'"
-        raise ConfigError(message) from None
+    check_picture(path)
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
+
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for (name, group), colour in zip(curves.items(), COLOURS * len(curves), strict=False):

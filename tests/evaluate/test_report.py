@@ -211,6 +211,18 @@ def test_runs_without_a_first_score_are_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").stat().st_size > 0
 
 
-def test_a_picture_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none/a\.png: the picture cannot be written \(No such file"):
-        report.plot({"a": [simulation("a", CLASSES)]}, tmp_path / "none" / "a.png", title="")
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [("none/a.png", "none is no such folder"), ("folder", "Is a directory"), ("file/a.png", "not a folder")],
+)
+def test_a_picture_that_cannot_be_written_is_explained(tmp_path: Path, name: str, cause: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=rf"{name}: the picture cannot be written.*{cause}"):
+        report.plot({"a": [simulation("a", CLASSES)]}, tmp_path / name, title="")
+
+
+def test_a_picture_needs_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'streamal\[plot\]'"):
+        report.check_picture(tmp_path / "a.png")
