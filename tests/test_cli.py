@@ -346,7 +346,8 @@ def test_simulate_compares_with_what_does_not_share_the_configured_parameters(ta
 def test_what_is_advised_is_the_config_that_was_measured(table: Path, tmp_path: Path) -> None:
     own = tmp_path / "own.toml"
     own.write_text(
-        '[model]\nparameters = {l2 = 0.1}\n[strategy]\nname = "split"\nparameters = {step = 0.02}\nseed = 7\n'
+        f'[model]\nparameters = {{l2 = 0.1}}\nclasses = ["yes", "no", "{"other " * 20}"]\n'
+        '[strategy]\nname = "split"\nparameters = {step = 0.02}\nseed = 7\n'
         "[learn]\nunlabelled_share = 0.5\n[http]\nport = 9\n"
     )
     chosen = "--advise --model logistic_regression --strategy split --seed 0 --seed 1 --loan 7".split()

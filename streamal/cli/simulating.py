@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from streamal.settings import Settings
 
 DELAYS: Final = ("constant", "exponential", "lognormal")
-MEASURED: Final = ("model", "learn", "budget", "strategy", "annotation", "drift")
+MEASURED: Final = ("model", "strategy", "budget", "learn", "annotation", "drift")
 """Sections of the config that a simulation's figures rest on."""
 
 
@@ -224,7 +224,8 @@ def _print_advice(advice: Advice, snippet: str, as_json: bool) -> None:
 
     from streamal.evaluate import report
 
-    Console(highlight=False).print(report.advice(advice, snippet))
+    Console(highlight=False).print(report.advice(advice))
+    click.echo(snippet)  # as it is, since a line that was wrapped could not be pasted
 
 
 def _by_strategy(results: list[Any]) -> dict[str, list[Any]]:

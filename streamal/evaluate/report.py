@@ -163,8 +163,8 @@ def _remarks(results: Mapping[str, Sequence[Simulation]]) -> Iterator[str]:
             yield f"{strategy} learned nothing, since {cause}: its scores are those of a model without labels."
 
 
-def advice(found: Advice, snippet: str) -> Group:
-    """Return what is advised: the evidence in three tables, the words, and the `snippet` of a config to paste."""
+def advice(found: Advice) -> Group:
+    """Return what is advised: the evidence in three tables, and the words; a config to paste goes below."""
     measure = found.ceiling.measure
     pairs = _columns("model", "strategy", "seeds", measure)
     for trial in found.pairs:
@@ -195,7 +195,6 @@ def advice(found: Advice, snippet: str) -> Group:
         held,
         Text("\n" + "\n".join(f"- {line}" for line in in_words(found))),
         Text(f"\nDifferences: mean of {seeds} seeds on the same rows, 95 % interval. To use it:\n"),
-        Text(snippet),
     )
 
 
