@@ -10,6 +10,7 @@ from hashlib import sha256
 from importlib.metadata import version
 from itertools import islice, product
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Final
 
 import orjson
@@ -61,6 +62,7 @@ TRIED_STRATEGIES: Final[Mapping[Task, Sequence[str]]] = {
 """The default, the floor, and the two others of benchmarks/results/label_efficiency."""
 LADDER: Final = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Rates that are tried, relative to the configured one: each doubles what labels cost."""
+SHOWN_CLASSES: Final = 3
 CONTROL_SEEDS: Final = 1_000
 """Between the seeds of the random runs beside one simulation; the first has the simulation's own."""
 
@@ -274,7 +276,7 @@ def check(settings: Settings) -> Model:
     if settings.learn.self_training is not None and model.task == "regression":
         message = (
             f"learn.self_training takes the most probable class for the label, but "
-            f"{settings.model.factory or settings.model.kind} predicts numbers: leave it out, or choose a classifier"
+            f"{model_name(settings)} predicts numbers: leave it out, or choose a classifier"
         )
         raise ConfigError(message)
     chooser = plans[0].build_strategy(Fold(model)).pools
@@ -289,7 +291,7 @@ def warnings(settings: Settings) -> list[str]:
     Raises:
         ModelError: the model cannot be built.
     """
-    learn, name = settings.learn, settings.model.factory or settings.model.kind
+    learn, name = settings.learn, model_name(settings)
     if not learn.unlabelled_share or learn.self_training is not None or build_model(settings).observes:
         return []
     return [
@@ -387,21 +389,18 @@ def build_service(settings: Settings, log: Log) -> Service:
 def simulate_all(
     runs: Sequence[Settings],
     oracles: Sequence[Oracle],
-    file: Path,
+    stream: Sequence[Row],
     *,
-    label: str,
-    rows: int | None,
     controls: int,
     quiet: bool,
 ) -> list[Simulation]:
-    """Run one simulation after the other on a labelled file, with a progress bar unless `quiet`.
+    """Run one simulation after the other on a labelled stream, with a progress bar unless `quiet`.
 
     Beside each there are so many random runs with as many labels, of which the first has the same seed.
 
     Raises:
-        ConfigError: the file or the settings do not fit; see `check` and `streamal.evaluate.stream.read`.
+        ConfigError: the settings do not fit; see `check`.
     """
-    stream = read_whole(file, check(runs[0]).task, label=label, rows=rows)
     found = []
     with progress_bar(quiet) as progress:
         for settings, oracle in zip(runs, oracles, strict=True):
@@ -420,29 +419,19 @@ def simulate_all(
 def advise_on(
     base: Settings,
     oracle: Oracle,
-    file: Path,
+    stream: Sequence[Row],
+    grid: Grid,
     *,
-    models: Sequence[str],
-    strategies: Sequence[str],
-    seeds: Sequence[int],
-    label: str,
-    rows: int | None,
     quiet: bool,
 ) -> Advice:
-    """Search models, strategies and rates around the settings' for a labelled file, with a progress bar unless `quiet`.
-
-    Where no models or strategies are named, those are tried that are configured, and some that go with their task.
+    """Search a grid around the settings on a labelled stream, with a progress bar unless `quiet`.
 
     Raises:
-        ConfigError: something does not fit, or the file has too few rows; see `check`.
+        ConfigError: the stream has too few rows.
     """
-    task = check(revised(base, "strategy", {"name": "random", "parameters": {}})).task
-    grid = grid_of(base, task, models=models, strategies=strategies, seeds=seeds)
-    for model, strategy, rate in product(grid.models, grid.strategies, grid.rates):
-        check(tried(base, Candidate(model, strategy, rate), seeds[0]))
-    stream = read_whole(file, task, label=label, rows=rows)
+    seeds = grid.seeds
     if len(stream) < LEAST_ROWS:
-        message = f"{file.name}: --advise needs {LEAST_ROWS} labelled rows at least, found {len(stream)}"
+        message = f"--advise needs {LEAST_ROWS} labelled rows at least, found {len(stream)}"
         raise ConfigError(message)
     halves = {"earlier": stream[: len(stream) // 2], "later": stream[len(stream) // 2 :]}
     with progress_bar(quiet) as progress:
@@ -470,46 +459,73 @@ def advise_on(
     return found
 
 
-def grid_of(
-    base: Settings,
-    task: Task,
-    *,
-    models: Sequence[str],
-    strategies: Sequence[str],
-    seeds: Sequence[int],
-) -> Grid:
-    """Return what is tried: what was named, else what is configured, and then what goes with the task."""
-    own = base.model.factory or base.model.kind
-    fits = task in registry.STRATEGIES[base.strategy.name].tasks
-    rate = base.budget.rate
-    return Grid(
-        models=models or list(dict.fromkeys((own, *TRIED_MODELS[task]))),
-        strategies=strategies or list(dict.fromkeys((*([base.strategy.name] * fits), *TRIED_STRATEGIES[task]))),
-        rates=[rate * factor for factor in LADDER if factor <= 1.0 or rate * factor < 1.0],
-        rate=rate,
-        seeds=seeds,
-    )
+def grid_of(base: Settings, *, models: Sequence[str], strategies: Sequence[str], seeds: Sequence[int]) -> Grid:
+    """Return what is tried: what was named, else what is configured, and then what goes with its task.
+
+    A pair is left out where the strategy does not fit the model, unless the strategy was named for it.
+
+    Raises:
+        ConfigError: a named pair does not fit, models are for different tasks, or the settings do not fit; see `check`.
+    """
+    own, rate = model_name(base), base.budget.rate
+    first, *_ = chosen = models or (own,)
+    task = build_model(tried(base, Candidate(first, "random", rate), seeds[0])).task
+    pairs = []
+    for model in dict.fromkeys((*chosen, *(() if models else TRIED_MODELS[task]))):
+        built = build_model(tried(base, Candidate(model, "random", rate), seeds[0]))
+        if built.task != task:
+            message = f"{model} is for {built.task} and {first} for {task}: name models for one kind of label"
+            raise ConfigError(message)
+        for strategy in dict.fromkeys(strategies or (base.strategy.name, *TRIED_STRATEGIES[task])):
+            if (model in chosen and strategy in strategies) or _fits(strategy, built):
+                pairs.append((model, strategy))
+    rates = [rate * factor for factor in LADDER if factor <= 1.0 or rate * factor < 1.0]
+    for pair, each in product(pairs, rates):
+        check(tried(base, Candidate(*pair, each), seeds[0]))
+    return Grid(pairs, rates, rate, seeds)
+
+
+def _fits(strategy: str, model: Model) -> bool:
+    """Say whether a strategy goes with a model; one that does not exist is left to `check`."""
+    entry = registry.STRATEGIES.get(strategy)
+    return entry is None or (model.task in entry.tasks and (model.ensemble or not entry.ensemble))
+
+
+def model_name(settings: Settings) -> str:
+    """Return what the model is called: its factory, else its kind."""
+    return settings.model.factory or settings.model.kind
 
 
 def tried(base: Settings, candidate: Candidate, seed: int) -> Settings:
     """Return the settings of a candidate; what it has in common with the base keeps its parameters."""
     model, strategy, rate = candidate
     found = revised(base, "budget", {"rate": rate})
-    if model != (base.model.factory or base.model.kind):
+    if model != model_name(base):
         found = revised(found, "model", {"kind": model, "factory": "", "parameters": {}})
     chosen: dict[str, Any] = {"name": strategy, "seed": seed}
     return revised(found, "strategy", chosen | ({} if strategy == base.strategy.name else {"parameters": {}}))
 
 
-def read_whole(file: Path, task: Task, *, label: str, rows: int | None) -> list[Row]:
-    """Read a labelled stream, or its first rows.
+def read_whole(settings: Settings, file: Path, *, label: str, rows: int | None) -> list[Row]:
+    """Read a labelled stream for a model, or its first rows.
 
     Raises:
-        ConfigError: it cannot be read, or there is none.
+        ConfigError: it cannot be read, there is none, or the settings do not fit; see `check` and
+            `streamal.evaluate.stream.read`.
     """
+    task, classes = check(settings).task, settings.model.classes
     stream = list(islice(read(file, label=label, task=task), rows))
     if not stream:
         message = f"{file.name}: expected labelled rows, found none"
+        raise ConfigError(message)
+    found = {row.label for row in stream if isinstance(row.label, str)}
+    if classes and (strange := sorted(found - set(classes))):
+        named = ", ".join(repr(shorten(name, 20)) for name in strange[:SHOWN_CLASSES])
+        message = (
+            f"{file.name}: {len(strange)} of the {len(found)} classes in its column '{label}' are not among "
+            f"model.classes, such as {named}, and a service would refuse such answers: add them, or choose another "
+            "column by --label"
+        )
         raise ConfigError(message)
     return stream
 
@@ -530,7 +546,7 @@ def simulate_one(
         plan or plans_of(settings, model.task, 1)[0],
         model,
         oracle,
-        model_name=settings.model.factory or settings.model.kind,
+        model_name=model_name(settings),
         classes=sorted({row.label for row in stream if isinstance(row.label, str)}),
         progress=progress,
     )
@@ -548,8 +564,9 @@ def control_of(
 
 
 def progress_bar(quiet: bool) -> Progress:
-    """Return a progress bar on the standard error, or a silent one."""
-    return Progress(*Progress.get_default_columns(), console=Console(stderr=True), disable=quiet)
+    """Return a progress bar on the standard error, or a silent one where that is no terminal."""
+    console = Console(stderr=True)
+    return Progress(*Progress.get_default_columns(), console=console, disable=quiet or not console.is_terminal)
 
 
 def _advance(progress: Progress, bar: TaskID, rows: int) -> None:

@@ -361,11 +361,23 @@ class Model(Section):
     parameters: dict[str, Any] = {}
     """Handed to the preset or the factory by name."""
     classes: tuple[ClassName, ...] = ()
-    """The only classes there are; an answer with another one is refused. [] learns them from the answers."""
+    """The only classes there are, two at least; an answer with another one is refused. [] learns them from the answers.
+    """
     scaling: Literal["all", "labelled"] = "all"
     """Whether the presets' scaler sees every instance or, as River by itself would, only those with a label. all:
     .023 kappa better at 5 % labels.
     """
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if repeated := sorted({name for name in classes if classes.count(name) > 1}):
+            msg = f"expected different classes, came {repeated[0]!r} more than once; name each of them once"
+            raise ValueError(msg)
+        if len(classes) == 1:
+            msg = f"expected two or more classes, came {classes[0]!r} alone; name the others, or [] to learn all"
+            raise ValueError(msg)
+        return classes
 
 
 class Learn(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from specimens import dump
 
 from streamal import assemble
 from streamal.annotate.oracle import Oracle
+from streamal.assemble import TRIED_STRATEGIES
 from streamal.errors import ConfigError, ModelError
-from streamal.evaluate.advise import Candidate
+from streamal.evaluate.advise import Candidate, Grid
+from streamal.evaluate.stream import Row
 from streamal.learning.allowed import WATCHED
 from streamal.learning.drift import WatchedModel
 from streamal.learning.presets import PRESETS
@@ -21,6 +24,8 @@ from streamal.learning.snapshot import load as load_snapshot
 from streamal.selection.registry import STRATEGIES
 from streamal.settings import Settings, load, revised
 from streamal.transport.log import TopicPartition
+
+STREAM = [Row({"x": float(n % 7)}, "a" if n % 7 > 3 else "b") for n in range(400)]
 
 
 def changed(**sections: dict[str, Any]) -> Settings:
@@ -231,22 +236,16 @@ def test_the_built_worker_decides_asks_learns_and_keeps_a_snapshot(tmp_path: Pat
     assert restored.model.predict([{"x": 2.0, "y": -1.0}])[0]["rare"] > 0.5
 
 
-def test_simulations_keep_their_order_and_check_all_before(tmp_path: Path) -> None:
-    file = tmp_path / "stream.csv"
-    file.write_text("x,target\n" + "".join(f"{n % 7},{'a' if n % 7 > 3 else 'b'}\n" for n in range(100)))
+def test_simulations_keep_their_order() -> None:
     runs = [changed(strategy={"name": name}) for name in ("random", "split")]
-    found = assemble.simulate_all(
-        runs, [Oracle(), Oracle(delay=5)], file, label="target", rows=60, controls=0, quiet=True
-    )
+    found = assemble.simulate_all(runs, [Oracle(), Oracle(delay=5)], STREAM[:60], controls=0, quiet=True)
     assert [(run.strategy, run.instances, run.delay) for run in found] == [("random", 60, 0), ("split", 60, 5)]
 
 
-def test_random_runs_with_as_many_labels_stand_beside_a_simulation(tmp_path: Path) -> None:
-    file = tmp_path / "stream.csv"
-    file.write_text("x,target\n" + "".join(f"{n % 7},{'a' if n % 7 > 3 else 'b'}\n" for n in range(400)))
+def test_random_runs_with_as_many_labels_stand_beside_a_simulation() -> None:
     runs = [changed(strategy={"name": name, "seed": 4}) for name in ("random", "split")]
     oracles = [Oracle(delay=9, seed=4)] * 2
-    alone, ours = assemble.simulate_all(runs, oracles, file, label="target", rows=None, controls=2, quiet=True)
+    alone, ours = assemble.simulate_all(runs, oracles, STREAM, controls=2, quiet=True)
     assert alone.controls == ()
     assert [control.asked for control in ours.controls] == [ours.asked] * 2
     assert [control.seed for control in ours.controls] == [4, 4 + assemble.CONTROL_SEEDS]
@@ -255,20 +254,79 @@ def test_random_runs_with_as_many_labels_stand_beside_a_simulation(tmp_path: Pat
     }
 
 
+def test_classes_that_the_settings_do_not_know_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "stream.csv"
+    file.write_text("x,target\n" + "".join(f"{n},class {n % 6}\n" for n in range(60)))
+    known = changed(model={"classes": [f"class {n}" for n in range(6)]})
+    assert len(assemble.read_whole(known, file, label="target", rows=50)) == 50
+    fewer = changed(model={"classes": ["class 3", "other"]})
+    with pytest.raises(ConfigError, match=r"5 of the 6 classes .*'class 0', 'class 1', 'class 2', and") as caught:
+        assemble.read_whole(fewer, file, label="target", rows=None)
+    assert "class 4" not in str(caught.value)
+
+
+def test_progress_is_shown_to_people_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with assemble.progress_bar(quiet=False) as progress:
+        progress.advance(progress.add_task("runs", total=1))
+    assert capsys.readouterr().err == ""
+
+
+def grid(base: Settings, models: Sequence[str] = (), strategies: Sequence[str] = ()) -> Grid:
+    return assemble.grid_of(base, models=models, strategies=strategies, seeds=(0, 1))
+
+
 def test_the_grid_begins_with_what_is_configured() -> None:
     base = changed(
         model={"kind": "gaussian_nb"},
         strategy={"name": "pool", "parameters": {"pool_window": 50}},
-        budget={"rate": 0.4},
+        budget={"rate": 0.4, "burst": 200},
     )
-    found = assemble.grid_of(base, "classification", models=(), strategies=(), seeds=(0, 1))
-    assert found.models == ["gaussian_nb", "logistic_regression", "hoeffding_tree"]
-    assert found.strategies[:3] == ["pool", "class_conditional", "random"]
+    found = grid(base)
+    assert list(dict.fromkeys(model for model, _ in found.pairs)) == [
+        "gaussian_nb",
+        "logistic_regression",
+        "hoeffding_tree",
+    ]
+    assert [strategy for _, strategy in found.pairs][:3] == ["pool", "class_conditional", "random"]
+    assert len(found.pairs) == 3 * 5
     assert found.rates == pytest.approx([0.1, 0.2, 0.4, 0.8])
-    named = assemble.grid_of(base, "classification", models=("knn",), strategies=("split",), seeds=(0, 1))
-    assert (named.models, named.strategies) == (("knn",), ("split",))
-    regression = assemble.grid_of(base, "regression", models=(), strategies=(), seeds=(0, 1))
-    assert regression.strategies == ["random", "leverage"]
+    assert found.pairs[0] == ("gaussian_nb", "pool")
+    assert grid(base, models=("knn", "knn"), strategies=("split",)).pairs == [("knn", "split")]
+    regression = grid(base, models=("linear_regression",))
+    assert regression.pairs == [("linear_regression", "random"), ("linear_regression", "leverage")]
+
+
+def test_a_pair_that_nobody_named_is_left_out_where_it_does_not_fit() -> None:
+    base = changed(
+        model={"kind": "adaptive_forest"}, strategy={"name": "committee", "parameters": {"measure": "max_kl"}}
+    )
+    committee = [model for model, strategy in grid(base).pairs if strategy == "committee"]
+    assert committee == ["adaptive_forest"]
+    assert ("logistic_regression", "class_conditional") in grid(base).pairs
+    assert {strategy for _, strategy in grid(base, models=("knn",)).pairs} == {*TRIED_STRATEGIES["classification"]}
+
+
+@pytest.mark.parametrize(
+    ("model", "strategy", "named", "part"),
+    [
+        ("adaptive_forest", "committee", {"models": ("knn",), "strategies": ("committee",)}, "several members"),
+        ("knn", "random", {"strategies": ("random", "committee")}, "several members"),
+        ("knn", "splt", {"models": ("gaussian_nb",)}, "did you mean 'split'?"),
+        ("knn", "random", {"models": ("knn", "linear_regression")}, "linear_regression is for regression and knn for"),
+    ],
+)
+def test_a_pair_that_somebody_meant_is_refused_with_the_reason(
+    model: str, strategy: str, named: dict[str, tuple[str, ...]], part: str
+) -> None:
+    with pytest.raises(ConfigError, match=part.replace("?", r"\?")):
+        grid(changed(model={"kind": model}, strategy={"name": strategy}), **named)
+
+
+@pytest.mark.parametrize("parameters", [{"stp": 0.1}, {"step": "wide"}])
+def test_a_wrong_parameter_of_the_configured_strategy_is_refused_whatever_the_model(parameters: dict[str, Any]) -> None:
+    base = changed(strategy={"name": "split", "parameters": parameters})
+    with pytest.raises(ConfigError, match="step"):
+        grid(base, models=("gaussian_nb",))
 
 
 def test_a_candidate_keeps_the_parameters_of_what_it_shares_with_the_settings() -> None:

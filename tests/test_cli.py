@@ -29,7 +29,7 @@ from streamal.cli import main, wording
 from streamal.cli.looking import TOPICS
 from streamal.messages import LabelRequest, decode_outcome
 from streamal.service.producing import produce
-from streamal.settings import Settings, example_toml, load
+from streamal.settings import Settings, example_toml, load, revised
 from streamal.transport.log import TopicPartition
 
 JSON_KEYS = (
@@ -259,7 +259,8 @@ def test_simulate_prints_a_table_that_fits(table: Path) -> None:
     assert "logistic_regression, 400 instances, 80 labels allowed" in text
     assert "The budget held at every prefix." in text
     assert "…" not in text
-    assert [line.split()[0] for line in text.splitlines() if "%" in line] == ["class_conditional", "random"]
+    rows = [line.split()[0] for line in text.splitlines() if "%" in line and "95 %" not in line]
+    assert rows == ["class_conditional", "random", "yes", "no"]
 
 
 def test_several_seeds_are_averaged_within_the_width(table: Path) -> None:
@@ -330,6 +331,37 @@ def test_simulate_advises_with_its_evidence(table: Path) -> None:
     assert found["held_out"]["random"]["asked"] == found["held_out"]["chosen"]["asked"]
 
 
+def test_simulate_compares_with_what_does_not_share_the_configured_parameters(table: Path) -> None:
+    Path("streamal.toml").write_text(
+        '[model]\nparameters = {l2 = 0.1}\n[strategy]\nname = "split"\nparameters = {step = 0.02}\n'
+    )
+    found = lines(call("simulate", table, "--strategy", "split", "--strategy", "random", "--no-control", "--json"))
+    assert [run["strategy"] for run in found] == ["split", "random"]
+    [other] = lines(call("simulate", table, "--model", "gaussian_nb", "--no-control", "--json"))
+    assert (other["model"], other["strategy"]) == ("gaussian_nb", "split")
+    [plain] = lines(call("simulate", table, "--model", "logistic_regression", "--no-control", "--json"))
+    assert plain == found[0]
+
+
+def test_what_is_advised_is_the_config_that_was_measured(table: Path, tmp_path: Path) -> None:
+    own = tmp_path / "own.toml"
+    own.write_text(
+        f'[model]\nparameters = {{l2 = 0.1}}\nclasses = ["yes", "no", "{"other " * 20}"]\n'
+        '[strategy]\nname = "split"\nparameters = {step = 0.02}\nseed = 7\n'
+        "[learn]\nunlabelled_share = 0.5\n[http]\nport = 9\n"
+    )
+    chosen = "--advise --model logistic_regression --strategy split --seed 0 --seed 1 --loan 7".split()
+    [found] = lines(call("simulate", table, *chosen, "-c", own, "--json"))
+    pasted = tmp_path / "pasted.toml"
+    pasted.write_text(found["config"])
+    expected = revised(load(own), "budget", {"rate": found["rate"], "cold_start_loan": 7})
+    assert load(pasted) == revised(expected, "http", {"port": load(None).http.port})
+    text = call("simulate", table, *chosen, "-c", own).stdout
+    assert text.split("To use it:\n\n")[1].rstrip() == found["config"]
+    [other] = lines(call("simulate", table, *chosen, "--model", "gaussian_nb", "--strategy", "random", "--json"))
+    assert "parameters" not in other["config"]
+
+
 def test_simulate_advises_on_regression(table: Path) -> None:
     chosen = "--label y --model linear_regression --strategy random --advise --seed 0 --seed 1 --json".split()
     [found] = lines(call("simulate", table, *chosen))
@@ -371,8 +403,16 @@ def test_with_json_only_json_is_on_the_output(table: Path) -> None:
 
 def test_simulate_takes_regression(table: Path) -> None:
     [run] = lines(call("simulate", table, *"--label y --model linear_regression --strategy random --json".split()))
-    assert run["accuracy"] is None
+    assert (run["accuracy"], run["recall"], run["estimated_accuracy"]) == (None, None, None)
     assert run["mae"] > 0
+
+
+def test_simulate_estimates_the_error_of_a_regression(table: Path) -> None:
+    chosen = "--label y --model linear_regression --strategy random --rate 0.8".split()
+    [run] = lines(call("simulate", table, *chosen, "--json"))
+    assert run["estimated_mae"] == pytest.approx(run["mae"], rel=0.3)
+    assert run["naive_mae"] > 0
+    assert "What the answers alone say of the error" in call("simulate", table, *chosen).stdout
 
 
 @pytest.mark.parametrize(
@@ -381,9 +421,12 @@ def test_simulate_takes_regression(table: Path) -> None:
         ("--label fraud", 2, ["stream.csv, row 1", "no column 'fraud'", "x, y, colour, target", "--label"]),
         ("--strategy random --strategy splt", 2, ["did you mean 'split'?"]),
         ("--model linear_regression", 2, ["needs class probabilities", "random, periodic"]),
-        ("--model linear_regression --strategy random", 1, ["stream.csv, row 1, column 'target'"]),
+        ("--model linear_regression --strategy random", 2, ["stream.csv, row 1, column 'target'", "came text"]),
+        ("--label y --model linear_regression --strategy random --annotator-error 0.1", 2, ["a regression has none"]),
+        ("--label y --model linear_regression --advise --annotator-error 0.1", 2, ["a regression has none"]),
+        ("--delay-distribution lognormal", 2, ["lognormal spreads delays", "--delay, which is 0"]),
         ("--rate 5", 2, ["budget.rate", "less than or equal to 1"]),
-        ("--plot none/curves.png", 2, ["none/curves.png", "cannot be written"]),
+        ("--plot none/curves.png --label fraud", 2, ["none/curves.png", "cannot be written"]),
         ("--rows 0", 2, ["--rows"]),
         ("--model knn --model softmax", 2, ["--model softmax", "--advise"]),
         ("--advise --seed 3", 2, ["at least two seeds"]),
@@ -412,6 +455,15 @@ def test_simulate_explains_what_is_wrong(table: Path, arguments: str, code: int,
 def test_simulate_explains_a_broken_file(tmp_path: Path, name: str, content: bytes, code: int, part: str) -> None:
     (tmp_path / name).write_bytes(content)
     assert part in call("simulate", name, code=code).stderr
+
+
+def test_simulate_warns_of_what_is_unlikely_to_be_meant(table: Path) -> None:
+    said = call("simulate", table, "--label", "y", "--unlabelled-share", "0.1", "--rows", "60", "--no-control").stderr
+    first, second = said.splitlines()
+    assert first.startswith("warning: learn.unlabelled_share = 0.1 has no effect")
+    assert second.startswith("warning: 60 distinct numeric labels")
+    assert "did you mean --model linear_regression, or another --label?" in second
+    assert call("simulate", table, "--rows", "60").stderr == ""
 
 
 def test_a_missing_file_is_named() -> None:

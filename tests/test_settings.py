@@ -191,6 +191,11 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("[instance]\nmax_bytes = 262145", ["instance.max_bytes", "262144"]),
         ("[instance]\ntypes = {a = 'numbr'}", ["instance.types", "'numbr'"]),
         ("[model]\nclasses = [true]", ["model.classes"]),
+        (
+            "[model]\nclasses = ['a']",
+            ["model.classes: expected two or more classes, came 'a' alone; name the others, or []"],
+        ),
+        ("[model]\nclasses = ['b', 1, 'b']", ["model.classes: expected different classes, came 'b' more than once"]),
         ("[model]\nclasses = ['']", ["model.classes.0: expected text of 1 or more characters, came ''"]),
         ("[model]\nfactory = 'nothing'", ["model.factory: expected \"package.module:function\", came 'nothing'"]),
         ("[drift]\nadaptation = 'active'\nerrors = 'off'", ["drift: adaptation", "goes by the errors", "passive"]),

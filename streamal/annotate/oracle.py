@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Final, Literal
 
-from streamal.messages import Label
+from streamal.errors import ConfigError
+from streamal.messages import Label, Task
 from streamal.selection.coin import UNIT, Coin
 
 DelayDistribution = Literal["constant", "exponential", "lognormal"]
@@ -49,6 +50,19 @@ class Oracle:
         """What it signs its answers with."""
         return f"oracle-{self.number + 1}"
 
+    def check(self, task: Task) -> None:
+        """Refuse mistakes about numbers.
+
+        Raises:
+            ConfigError: it errs, and the labels are numbers.
+        """
+        if self.error and task == "regression":
+            message = (
+                "--annotator-error is the share of answers that name another class, and a regression has none: leave "
+                "it out, or choose a classifier by --model"
+            )
+            raise ConfigError(message)
+
     def team(self, size: int) -> list[Oracle]:
         """Return so many who are alike, and err and are late independently of each other.
 
@@ -60,7 +74,7 @@ class Oracle:
     def answer(self, offset: int, truth: Label, classes: list[str]) -> Label | None:
         """Return what it says about the instance at an offset, or None for silence.
 
-        A mistake is another class, drawn uniformly; a regression target is never mistaken.
+        A mistake is another class, drawn uniformly; see `check` for numbers.
 
         >>> Oracle().answer(7, "ok", ["ok", "fraud"]), Oracle(error=1.0).answer(7, "ok", ["ok", "fraud"])
         ('ok', 'fraud')

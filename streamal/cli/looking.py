@@ -205,9 +205,6 @@ def verify(
     equal byte for byte. Nothing is written, so it may run beside the service. It ends with 0 only if nothing
     differs.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from streamal import assemble
     from streamal.service.replay import Stretch
     from streamal.service.verify import verify
@@ -226,7 +223,7 @@ def verify(
             message = f"--partition {strange[0]}: there are the partitions 0 to {count - 1}"
             raise click.UsageError(message)
         bounds = [log.bounds(TopicPartition(subject.topics.decisions, p)) for p in partitions or range(count)]
-        with Progress(*Progress.get_default_columns(), console=Console(stderr=True), disable=as_json) as progress:
+        with assemble.progress_bar(as_json) as progress:
             bar = progress.add_task("replaying", total=sum(end - first for first, end in bounds))
             report = verify(subject, partitions, stretch, lambda: progress.advance(bar))
             progress.update(bar, completed=progress.tasks[0].total)

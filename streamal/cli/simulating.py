@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from streamal.cli.opening import changed, config_option, settings_of
-from streamal.cli.wording import examples
+from streamal.cli.wording import examples, warn
 
 if TYPE_CHECKING:
-    from streamal.annotate.oracle import DelayDistribution
+    from streamal.annotate.oracle import DelayDistribution, Oracle
     from streamal.evaluate.advise import Advice
+    from streamal.evaluate.stream import Row
+    from streamal.settings import Settings
 
 DELAYS: Final = ("constant", "exponential", "lognormal")
+MEASURED: Final = ("model", "strategy", "budget", "learn", "annotation", "drift")
+"""Sections of the config that a simulation's figures rest on."""
 
 
 @click.command(
@@ -109,12 +113,17 @@ def simulate(
     """
     from streamal import assemble
     from streamal.annotate.oracle import Oracle
+    from streamal.evaluate import report
+    from streamal.evaluate.advise import Candidate
     from streamal.evaluate.simulate import CONTROLS
 
+    if delay_distribution != DELAYS[0] and not delay:
+        message = (
+            f"--delay-distribution {delay_distribution} spreads delays whose mean is --delay, which is 0: set it too"
+        )
+        raise click.UsageError(message)
     base = settings_of(config)
     base = changed(base, "budget", rate=rate, cold_start_loan=loan)
-    model, *more = models or (None,)
-    base = changed(base, "model", kind=model, factory="" if model else None)
     base = changed(base, "annotation", answers_per_request=answers_per_request)
     base = changed(base, "learn", unlabelled_share=unlabelled_share, self_training=self_training)
     if advise:
@@ -122,24 +131,19 @@ def simulate(
             message = "--plot draws learning curves of strategies, and --advise has none; leave one of them out"
             raise click.UsageError(message)
         oracle = Oracle(delay, annotator_error, no_answer, 0, delay_distribution)
-        found = assemble.advise_on(
-            base,
-            oracle,
-            file,
-            models=models,
-            strategies=strategies,
-            seeds=_advising(seeds),
-            label=label,
-            rows=rows,
-            quiet=as_json,
-        )
-        _print_advice(found, as_json)
+        grid = assemble.grid_of(base, models=models, strategies=strategies, seeds=_advising(seeds))
+        first = assemble.tried(base, Candidate(*grid.pairs[0], grid.rate), grid.seeds[0])
+        stream = _rows_of(file, first, oracle, label, rows)
+        found = assemble.advise_on(base, oracle, stream, grid, quiet=as_json)
+        used = assemble.tried(base, found.chosen, base.strategy.seed)
+        _print_advice(found, _snippet(used), as_json)
         return
-    if more:
-        message = f"--model {more[0]}: one model is simulated at a time; several are compared by --advise"
+    if len(models) > 1:
+        message = f"--model {models[1]}: one model is simulated at a time; several are compared by --advise"
         raise click.UsageError(message)
+    [model] = models or (assemble.model_name(base),)
     runs = [
-        changed(base, "strategy", name=name, seed=seed)
+        assemble.tried(base, Candidate(model, name, base.budget.rate), seed)
         for name in strategies or (base.strategy.name,)
         for seed in seeds or (base.strategy.seed,)
     ]
@@ -147,7 +151,10 @@ def simulate(
         assemble.check(one)
     oracles = [Oracle(delay, annotator_error, no_answer, run.strategy.seed, delay_distribution) for run in runs]
     controls = -(-CONTROLS // max(1, len(seeds))) if control else 0
-    results = assemble.simulate_all(runs, oracles, file, label=label, rows=rows, controls=controls, quiet=as_json)
+    if plot:
+        report.check_picture(plot)
+    stream = _rows_of(file, runs[0], oracles[0], label, rows)
+    results = assemble.simulate_all(runs, oracles, stream, controls=controls, quiet=as_json)
     if as_json:
         import orjson
 
@@ -156,11 +163,26 @@ def simulate(
     else:
         _print_table(results)
     if plot:
-        from streamal.evaluate import report
-
         title = f"{file.name}: {results[0].model} at {results[0].rate:g} labels per instance"
         report.plot(_by_strategy(results), plot, title=title)
         click.echo(f"learning curves: {plot}", err=as_json)
+
+
+def _rows_of(file: Path, settings: Settings, oracle: Oracle, label: str, rows: int | None) -> list[Row]:
+    """Read the rows for a model, and say what is unlikely to be meant."""
+    from streamal import assemble
+    from streamal.evaluate.stream import numeric
+
+    oracle.check(assemble.check(settings).task)
+    warn(settings)
+    found = assemble.read_whole(settings, file, label=label, rows=rows)
+    if count := numeric(found):
+        click.echo(
+            f"warning: {count:,} distinct numeric labels are taken for as many classes; did you mean --model "
+            "linear_regression, or another --label?",
+            err=True,
+        )
+    return found
 
 
 def _advising(seeds: tuple[int, ...]) -> tuple[int, ...]:
@@ -173,17 +195,37 @@ def _advising(seeds: tuple[int, ...]) -> tuple[int, ...]:
     return found
 
 
-def _print_advice(advice: Advice, as_json: bool) -> None:
+def _snippet(settings: Settings) -> str:
+    """Return what was simulated as a part of streamal.toml: what is advised, and all that differs from its default."""
+    from streamal.settings import toml_value
+
+    always = {("model", "factory" if settings.model.factory else "kind"), ("strategy", "name"), ("budget", "rate")}
+    tables = []
+    for section in MEASURED:
+        values = getattr(settings, section)
+        usual = type(values)().model_dump(mode="json")
+        lines = [
+            f"{name} = {toml_value(value)}"
+            for name, value in values.model_dump(mode="json").items()
+            if (section, name) in always or (value is not None and value != usual[name])
+        ]
+        if lines:
+            tables.append("\n".join([f"[{section}]", *lines]))
+    return "\n\n".join(tables)
+
+
+def _print_advice(advice: Advice, snippet: str, as_json: bool) -> None:
     if as_json:
         import orjson
 
-        click.echo(orjson.dumps(advice.as_json()))
+        click.echo(orjson.dumps({**advice.as_json(), "config": snippet}))
         return
     from rich.console import Console
 
     from streamal.evaluate import report
 
     Console(highlight=False).print(report.advice(advice))
+    click.echo(snippet)  # as it is, since a line that was wrapped could not be pasted
 
 
 def _by_strategy(results: list[Any]) -> dict[str, list[Any]]:

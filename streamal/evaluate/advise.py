@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise, product
+from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any, Final, Literal, NamedTuple
 
@@ -54,13 +54,12 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """What is tried; of models and strategies what is preferred comes first, of rates the lowest.
+    """What is tried; of pairs of model and strategy what is preferred comes first, of rates the lowest.
 
-    Pairs of models and strategies are compared at `rate`.
+    The pairs are compared at `rate`.
     """
 
-    models: Sequence[str]
-    strategies: Sequence[str]
+    pairs: Sequence[tuple[str, str]]
     rates: Sequence[float]
     rate: float
     seeds: Sequence[int]
@@ -69,10 +68,10 @@ class Grid:
     def runs(self) -> int:
         """How many runs the search takes, at most.
 
-        >>> Grid(["gaussian_nb"], ["random", "split"], [0.05, 0.1], 0.05, [0, 1, 2]).runs
+        >>> Grid([("gaussian_nb", "random"), ("gaussian_nb", "split")], [0.05, 0.1], 0.05, [0, 1, 2]).runs
         24
         """
-        running, found = len(self.models) * len(self.strategies), 0
+        running, found = len(self.pairs), 0
         for number, _ in enumerate(self.seeds, start=1):
             found += running
             if number >= ALL_RUN:
@@ -259,7 +258,7 @@ class Trials:
 def advise(grid: Grid, trials: Trials, rows: int) -> Advice:
     """Search the grid and return what is advised for a file of so many rows."""
     seeds = grid.seeds
-    pairs = [Candidate(model, strategy, grid.rate) for model, strategy in product(grid.models, grid.strategies)]
+    pairs = [Candidate(model, strategy, grid.rate) for model, strategy in grid.pairs]
     tried = search(pairs, trials, seeds)
     best = tried[0]
     finalists = [trial for trial in tried if len(trial.scores) == len(seeds)]

@@ -8,7 +8,7 @@ caveat.
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, NamedTuple
 
 from river import metrics
 
@@ -17,6 +17,13 @@ from streamal.messages import VALUE, Label, Prediction, best_label
 LEAST: Final = 1e-15
 NOTHING: Final = ""
 """The predicted class of a model that has learned none."""
+
+
+class Recall(NamedTuple):
+    """Which share of a class was recognised, and which share of all instances it is."""
+
+    value: float
+    share: float
 
 
 class Prequential:
@@ -61,6 +68,15 @@ class Prequential:
         found["log_loss"] = self._loss / self.count if classes else None
         found |= {name: None if classes or not self.count else _finite(e.get()) for name, e in self._errors.items()}
         return found
+
+    def recall(self) -> dict[str, Recall]:
+        """Return the recall of each class, the rarest first; nothing for regression."""
+        matrix = self._matrix
+        counts = {label: count for label, count in matrix.sum_row.items() if count}
+        return {
+            label: Recall(matrix.true_positives(label) / counts[label], counts[label] / self.count)
+            for label in sorted(counts, key=lambda label: (counts[label], label))
+        }
 
 
 def _finite(score: float) -> float | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Final
@@ -14,10 +16,20 @@ from rich.text import Text
 
 from streamal.errors import ConfigError
 from streamal.evaluate.advise import Advice, Difference, Trial
+from streamal.evaluate.estimate import LEAST
 from streamal.evaluate.simulate import Simulation, lead, measure_of
+from streamal.web.status import Estimates
 
 SHOWN: Final = ("accuracy", "kappa", "macro_f1", "balanced_accuracy", "log_loss", "mae", "rmse", "r2")
-KNOWN: Final = "What the answers alone say of the accuracy on all instances, 95 % interval:"
+KNOWN: Final[Mapping[str, str]] = {
+    "accuracy": "What the answers alone say of the accuracy on all instances, 95 % interval:",
+    "mae": "What the answers alone say of the error on all instances, 95 % interval:",
+}
+RECALLED: Final = "Recall of each class, the rarest first, beside its share of the rows:"
+MOST_CLASSES: Final = 20
+ABREAST: Final = 4
+"""Strategies beside each other in 80 columns, whatever they are called, where classes take `LONGEST_CLASS`."""
+LONGEST_CLASS: Final = 16
 BESIDE: Final = "Random sampling with exactly as many labels:"
 DOTS: Final = 120
 """Per inch; makes pictures of 1080 by 600."""
@@ -48,9 +60,11 @@ def table(results: Mapping[str, Sequence[Simulation]]) -> Group:
     parts: list[RenderableType] = [Text(f"{_title(every)}\n"), found]
     if any(run.controls for run in every):
         parts += [Text(f"\n{BESIDE}\n"), _beside(results)]
-    if any(run.estimates.measures for run in every) and "accuracy" in shown:
-        parts += [Text(f"\n{KNOWN}\n"), _known(results)]
-    return Group(*parts, Text(f"\n{_caption(every)}"))
+    measure = next(name for name in KNOWN if name in shown)
+    parts += [Text(f"\n{KNOWN[measure]}\n"), *_known(results, measure)]
+    if every[0].recall:
+        parts += [Text(f"\n{RECALLED}\n"), *_recalled(results)]
+    return Group(*parts, Text(f"\n{_caption(every)}"), *map(Text, _remarks(results)))
 
 
 def _columns(*names: str) -> Table:
@@ -76,18 +90,52 @@ def _beside(results: Mapping[str, Sequence[Simulation]]) -> Table:
     return found
 
 
-def _known(results: Mapping[str, Sequence[Simulation]]) -> Table:
-    """Return one line per strategy: the true accuracy beside what a service could have said of it.
+def _known(results: Mapping[str, Sequence[Simulation]], measure: str) -> list[RenderableType]:
+    """Return one line per strategy: the true figure beside what a service could have said of it, and what it rests on.
 
     `gain` is what is estimated that the later half of the labels brought, `up to` the most it can be.
     """
-    found = _columns("strategy", "accuracy", "esti-\nmated", "from", "to", "answered\nonly", "gain", "up to")
-    columns = ("accuracy", "estimated_accuracy", "estimated_low", "estimated_high", "naive_accuracy")
+    found = _columns("strategy", measure, "esti-\nmated", "from", "to", "answered\nonly", "gain", "up to")
+    columns = (measure, f"estimated_{measure}", "estimated_low", "estimated_high", f"naive_{measure}")
     gain = ("estimated_improvement", "improvement_high")
+    limits: list[str] = []
     for strategy, runs in results.items():
-        summaries = [run.summary() for run in runs]
-        found.add_row(strategy, *(spread([summary[name] for summary in summaries]) for name in (*columns, *gain)))
-    return found
+        if any(run.estimates.measures for run in runs):
+            summaries = [run.summary() for run in runs]
+            found.add_row(strategy, *(spread([summary[name] for summary in summaries]) for name in (*columns, *gain)))
+        limits += (f"{strategy}: {limit}" for limit in _limits([run.estimates for run in runs]))
+    return [*([found] if found.row_count else []), *map(Text, limits)]
+
+
+def _limits(found: Sequence[Estimates]) -> Iterator[str]:
+    """Say of one strategy's estimates where there are none, and that not all requests were answered."""
+    if unknown := [one.audit_labels for one in found if not one.measures]:
+        seeds = f" in {len(unknown)} of {len(found)} seeds" if len(found) > 1 else ""
+        if min(unknown) < LEAST:
+            yield f"unknown{seeds} with {min(unknown)} audit labels; {LEAST} are needed."
+        else:
+            yield f"unknown{seeds}, since none of the requests the model chose is answered."
+    shares = [fmean(one.response.get(name, 1.0) for one in found) for name in ("selected", "rest")]
+    if min(shares) < 1.0:
+        yield f"answered were {shares[0]:.1%} of the requests the model chose, {shares[1]:.1%} of those left to chance."
+
+
+def _recalled(results: Mapping[str, Sequence[Simulation]]) -> Iterator[RenderableType]:
+    """Yield tables of a few strategies, with one line per class."""
+    [first, *_], *_ = results.values()
+    shown, strategies = list(first.recall.items())[:MOST_CLASSES], list(results)
+    for start in range(0, len(strategies), ABREAST):
+        some = strategies[start : start + ABREAST]
+        if start:
+            yield Text()
+        found = _columns("class", "share", *(name.replace("_", "\n") for name in some))
+        for label, (_, share) in shown:
+            name = label if len(label) <= LONGEST_CLASS else f"{label[: LONGEST_CLASS - 1]}…"
+            values = (spread([run.recall[label].value for run in results[strategy]]) for strategy in some)
+            found.add_row(Text(name), f"{share:.1%}", *values)
+        yield found
+    if more := len(first.recall) - len(shown):
+        yield Text(f"{more:,} more are in --json.")
 
 
 def _title(runs: Sequence[Simulation]) -> str:
@@ -104,8 +152,19 @@ def _caption(runs: Sequence[Simulation]) -> str:
     return over + f"The budget was exceeded by up to {worst:,.2f} labels."
 
 
+def _remarks(results: Mapping[str, Sequence[Simulation]]) -> Iterator[str]:
+    """Say what the figures themselves do not: where the loan was spent, and where nothing was learned."""
+    for strategy, runs in results.items():
+        if any(run.loan and run.asked > run.allowed + 1.0 for run in runs):
+            loan = f"the first {runs[0].loan:,} labels are the cold-start loan"
+            yield f"{strategy} asked for more than the rate allows: {loan}."
+        if any(not run.learned for run in runs):
+            cause = "no answer came" if any(run.asked for run in runs) else "it asked for nothing"
+            yield f"{strategy} learned nothing, since {cause}: its scores are those of a model without labels."
+
+
 def advice(found: Advice) -> Group:
-    """Return what is advised: the evidence in three tables, the words, and a config to paste."""
+    """Return what is advised: the evidence in three tables, and the words; a config to paste goes below."""
     measure = found.ceiling.measure
     pairs = _columns("model", "strategy", "seeds", measure)
     for trial in found.pairs:
@@ -136,7 +195,6 @@ def advice(found: Advice) -> Group:
         held,
         Text("\n" + "\n".join(f"- {line}" for line in in_words(found))),
         Text(f"\nDifferences: mean of {seeds} seeds on the same rows, 95 % interval. To use it:\n"),
-        Text(snippet(found)),
     )
 
 
@@ -173,13 +231,6 @@ def in_words(found: Advice) -> list[str]:
     return lines + found.doubts
 
 
-def snippet(found: Advice) -> str:
-    """Return the advice as a part of streamal.toml."""
-    model, strategy, rate = found.chosen
-    key = "factory" if ":" in model else "kind"
-    return f'[model]\n{key} = "{model}"\n\n[strategy]\nname = "{strategy}"\n\n[budget]\nrate = {rate:g}'
-
-
 def _name(trial: Trial, between: str = " ") -> str:
     return f"{trial.candidate.strategy}{between}on {trial.candidate.model}"
 
@@ -200,6 +251,21 @@ def plot(results: Mapping[str, Sequence[Simulation]], path: Path, *, title: str)
     draw(curves, path, title=title, ylabel=f"prequential {measure}")
 
 
+def check_picture(path: Path) -> None:
+    """Refuse a picture that could not be made, before there is anything to draw.
+
+    Raises:
+        ConfigError: matplotlib is not installed, or the folder is none or cannot be written to.
+    """
+    if find_spec("matplotlib") is None:
+        message = "a picture needs matplotlib: pip install 'streamal[plot]'"
+        raise ConfigError(message)
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        cause = "not a folder that can be written to" if path.parent.exists() else "no such folder"
+        message = f"{path}: the picture cannot be written, since {path.parent} is {cause}"
+        raise ConfigError(message)
+
+
 def draw(
     curves: Mapping[str, Sequence[Sequence[tuple[int, float | None]]]], path: Path, *, title: str, ylabel: str
 ) -> None:
@@ -208,12 +274,10 @@ def draw(
     Raises:
         ConfigError: see `plot`.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import StrMethodFormatter
-    except ImportError:
-        message = "a picture needs matplotlib: pip install 'streamal[plot]'"
-        raise ConfigError(message) from None
+    check_picture(path)
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import StrMethodFormatter
+
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for (name, group), colour in zip(curves.items(), COLOURS * len(curves), strict=False):

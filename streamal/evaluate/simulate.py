@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean
 from typing import Any, Final, NamedTuple
 
 from streamal.annotate.oracle import Oracle
 from streamal.evaluate.estimate import Estimator
-from streamal.evaluate.prequential import Prequential
+from streamal.evaluate.prequential import Prequential, Recall
 from streamal.evaluate.stream import Row
 from streamal.events import Event, InstancesDecided, LabelRequested, RequestResolved, recorded
 from streamal.lane import Handover, SamplingPlan
@@ -54,7 +54,8 @@ class Simulation:
     counts what the annotators said, `answers_per_request` of them to each question. `unlabelled` instances were
     observed without a label, `pseudo_labelled` ones learned with the model's own, which was right as often as
     `pseudo_accuracy` says (None where there are none). `controls` are random runs on the same rows with as many labels,
-    if there are any.
+    if there are any. `recall` is by class, the rarest first, and `loan` the cold start's, which `asked` may reach
+    however little is allowed yet.
     """
 
     instances: int
@@ -77,23 +78,32 @@ class Simulation:
     pseudo_accuracy: float | None
     curve: tuple[CurvePoint, ...]
     controls: tuple[Simulation, ...] = ()
+    recall: Mapping[str, Recall] = field(default_factory=dict)
+    loan: int = 0
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures as one flat JSON object, without the curve.
+        """Return the figures as one JSON object, without the curve.
 
-        Of the estimates it has those of the accuracy and of the improvement, of the controls their mean scores.
+        Of the estimates it has those of the accuracy or the mean absolute error, of the improvement, and the response
+        rates, of the controls their mean scores.
         """
         found = asdict(replace(self, curve=(), controls=()))
         scores: dict[str, Any] = found.pop("scores")
         del found["curve"], found["estimates"], found["controls"]
-        estimate, gain = self.estimates.measures.get("accuracy"), self.estimates.improvement
+        known, gain = self.estimates.measures, self.estimates.improvement
+        accuracy, error = known.get("accuracy"), known.get("mae")
+        estimate = accuracy or error
         return {
             **found,
             **scores,
-            "estimated_accuracy": estimate and estimate.value,
+            "recall": {label: recall.value for label, recall in self.recall.items()} or None,
+            "response": dict(self.estimates.response),
+            "estimated_accuracy": accuracy and accuracy.value,
+            "estimated_mae": error and error.value,
             "estimated_low": estimate and estimate.low,
             "estimated_high": estimate and estimate.high,
             "naive_accuracy": self.estimates.naive.get("accuracy"),
+            "naive_mae": self.estimates.naive.get("mae"),
             "estimated_improvement": gain and gain.value,
             "improvement_low": gain and gain.low,
             "improvement_high": gain and gain.high,
@@ -241,6 +251,8 @@ def simulate(
         pseudo_labelled=simulator.pseudo_labelled,
         pseudo_accuracy=simulator.pseudo_right / pseudo if (pseudo := simulator.pseudo_labelled) else None,
         curve=tuple(curve),
+        recall=simulator.scores.recall(),
+        loan=plan.budget.loan,
     )
 
 

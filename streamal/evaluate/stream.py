@@ -10,7 +10,8 @@ import csv
 import gzip
 import io
 import math
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
@@ -21,6 +22,17 @@ from streamal.messages import MAX_NUMBER, Features, Label, Task, Value, canonica
 
 KINDS: Final[Mapping[str, str]] = {"csv": "CSV", "jsonl": "JSON lines"}
 DESCRIPTIVE: Final = frozenset({"id", "display"})
+CALLED: Final[Mapping[type, str]] = {
+    str: "text",
+    bool: "a boolean",
+    list: "a list",
+    dict: "an object",
+    type(None): "nothing",
+}
+"""What a value that is no number is called."""
+MOST_CLASSES: Final = 50
+FEW_CLASSES: Final = 10
+"""Distinct numbers among the labels from which on they are hardly classes in any file, and up to which in none."""
 SCALARS: Final = frozenset({float, int, str, bool, type(None)})
 
 
@@ -89,6 +101,12 @@ def _labelled(row: Mapping[Any, Any], label: str, task: Task, where: str, *, par
             message = f"{where}: '{name}' must be a number within +-{MAX_NUMBER:g}, a string, a boolean or missing"
             raise ConfigError(message)
     found = number(row[label]) if parse and task == "regression" else row[label]
+    if task == "regression" and (called := CALLED.get(type(found))):
+        cure = (
+            "leave such rows out" if found is None else "choose a classifier by --model, or another column by --label"
+        )
+        message = f"{where}, column '{label}': expected a number, came {called}; {cure}"
+        raise ConfigError(message)
     try:
         return Row(features, canonical_label(found, task))
     except BadRecord as bad:
@@ -108,3 +126,16 @@ def number(text: str) -> Value:
     except ValueError:
         return text
     return found if math.isfinite(found) else text
+
+
+def numeric(rows: Iterable[Row]) -> int:
+    """Return how many distinct numbers the labels are if they are hardly meant as classes, else 0.
+
+    >>> numeric(Row({}, str(n / 2)) for n in range(60)), numeric(Row({}, str(n % 4)) for n in range(60))
+    (60, 0)
+    """
+    counts = Counter(row.label for row in rows)
+    if not all(isinstance(label, str) and isinstance(number(label), float) for label in counts):
+        return 0
+    bound = min(MOST_CLASSES, max(FEW_CLASSES, counts.total() / 2))
+    return len(counts) if len(counts) > bound else 0

@@ -11,6 +11,7 @@ import pytest
 
 from streamal.annotate.oracle import DelayDistribution, Oracle
 from streamal.cli.simulating import DELAYS
+from streamal.errors import ConfigError
 
 CLASSES = ["a", "b", "c"]
 MANY = range(20_000)
@@ -34,6 +35,13 @@ def test_silence_is_as_frequent_as_told_and_owes_nothing_to_mistakes() -> None:
     answered = [label for label in found if label is not None]
     assert 1.0 - len(answered) / len(MANY) == pytest.approx(0.4, abs=0.01)
     assert sum(label != "a" for label in answered) / len(answered) == pytest.approx(0.3, abs=0.015)
+
+
+def test_numbers_are_never_mistaken_and_who_asks_for_it_is_told() -> None:
+    Oracle(error=0.1).check("classification")
+    Oracle().check("regression")
+    with pytest.raises(ConfigError, match="a regression has none: leave it out"):
+        Oracle(error=0.1).check("regression")
 
 
 def test_without_another_class_there_is_no_mistake() -> None:

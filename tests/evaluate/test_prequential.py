@@ -8,7 +8,7 @@ from statistics import fmean
 
 import pytest
 
-from streamal.evaluate.prequential import Prequential
+from streamal.evaluate.prequential import Prequential, Recall
 from streamal.messages import VALUE, Prediction
 
 NAMES = {"accuracy", "kappa", "macro_f1", "balanced_accuracy", "log_loss", "mae", "rmse", "r2"}
@@ -53,6 +53,22 @@ def test_scores_are_those_of_their_definitions(seed: int, silent: int) -> None:
     assert found["log_loss"] == pytest.approx(loss / 200)
     assert scores.accuracy == found["accuracy"]
     assert (found["mae"], found["rmse"], found["r2"], scores.count) == (None, None, None, 200)
+
+
+def test_the_recall_of_each_class_is_told_the_rarest_first() -> None:
+    scores = Prequential()
+    for truth, guess in (("b", "b"), ("b", "a"), ("b", "b"), ("b", "b"), ("a", "a"), ("a", "c"), ("a", "")):
+        scores.score({guess: 1.0} if guess else {}, truth)
+    assert scores.recall() == {"a": Recall(pytest.approx(1 / 3), 3 / 7), "b": Recall(0.75, 4 / 7)}
+    assert list(scores.recall()) == ["a", "b"]
+    assert fmean(one.value for one in scores.recall().values()) == pytest.approx(scores.summary()["balanced_accuracy"])
+
+
+def test_regression_and_nothing_have_no_recall() -> None:
+    scores = Prequential()
+    assert scores.recall() == {}
+    scores.score({VALUE: 1.0}, 1.5)
+    assert scores.recall() == {}
 
 
 def test_regression_has_its_own_scores() -> None:

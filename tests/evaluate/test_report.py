@@ -12,6 +12,7 @@ from rich.console import Console
 
 from streamal.errors import ConfigError
 from streamal.evaluate import report
+from streamal.evaluate.prequential import Recall
 from streamal.evaluate.simulate import CurvePoint, Simulation
 from streamal.selection.registry import STRATEGIES
 from streamal.web.status import Estimate, Estimates, Improvement
@@ -32,7 +33,7 @@ def simulation(
         max_overshoot=overshoot,
         spent_ratio=0.9993,
         scores=found,
-        estimates=estimates(found["accuracy"]),
+        estimates=estimates(found),
         strategy=strategy,
         model="logistic_regression",
         rate=0.05,
@@ -48,12 +49,12 @@ def simulation(
     )
 
 
-def estimates(accuracy: float | None) -> Estimates:
+def estimates(scores: Mapping[str, float | None]) -> Estimates:
     """Return what the answers would have said: a bit too much, in a wide interval, and far too little by themselves."""
-    if accuracy is None:
-        return Estimates()
-    measures = {"accuracy": Estimate(accuracy + 0.01, accuracy - 0.04, accuracy + 0.03, 100)}
-    return Estimates(1_000, 100, measures, naive={"accuracy": accuracy - 0.15})
+    name = "mae" if scores["accuracy"] is None else "accuracy"
+    true = scores[name] or 0.0
+    measures = {name: Estimate(true + 0.01, true - 0.04, true + 0.03, 100)}
+    return Estimates(1_000, 100, measures, naive={name: true - 0.15}, response={"selected": 1.0, "rest": 1.0})
 
 
 def rendered(results: dict[str, list[Simulation]]) -> str:
@@ -84,7 +85,8 @@ def test_what_was_spent_stands_beside_what_was_reached() -> None:
 
 def test_the_true_accuracy_stands_beside_what_the_answers_say_of_it() -> None:
     text = rendered({"random": [simulation("random", CLASSES)]})
-    assert report.KNOWN in text
+    assert report.KNOWN["accuracy"] in text
+    assert "answered were" not in text
     _, row = [line.split() for line in text.splitlines() if line.startswith("random")]
     assert row == ["random", "0.900", "0.910", "0.860", "0.930", "0.750", "-", "-"]
     assert max(map(len, text.splitlines())) <= 80
@@ -115,10 +117,65 @@ def test_random_with_as_many_labels_stands_beside_a_strategy(
     assert max(map(len, text.splitlines())) <= 80
 
 
-def test_where_nothing_can_be_said_nothing_is() -> None:
-    silent = replace(simulation("random", CLASSES), estimates=Estimates())
-    assert report.KNOWN not in rendered({"random": [silent]})
-    assert report.KNOWN not in rendered({"random": [simulation("random", NUMBERS)]})
+def test_the_true_error_stands_beside_what_the_answers_say_of_it() -> None:
+    text = rendered({"random": [simulation("random", NUMBERS)]})
+    assert report.KNOWN["mae"] in text
+    _, row = [line.split() for line in text.splitlines() if line.startswith("random")]
+    assert row == ["random", "12.500", "12.510", "12.460", "12.530", "12.350", "-", "-"]
+
+
+@pytest.mark.parametrize(
+    ("known", "said"),
+    [
+        ([Estimates(900, 3)], "split: unknown with 3 audit labels; 5 are needed."),
+        ([Estimates(900, 7)], "split: unknown, since none of the requests the model chose is answered."),
+        ([Estimates(900, 4), None], "split: unknown in 1 of 2 seeds with 4 audit labels; 5 are needed."),
+    ],
+)
+def test_where_nothing_can_be_said_the_reason_is(known: list[Estimates | None], said: str) -> None:
+    runs = [simulation("split", CLASSES, seed) for seed in range(len(known))]
+    runs = [replace(run, estimates=one) if one else run for run, one in zip(runs, known, strict=True)]
+    text = rendered({"split": runs})
+    assert report.KNOWN["accuracy"] in text
+    assert said in text
+    assert ("mated" in text) == (None in known)
+
+
+def test_the_share_that_was_answered_is_told_unless_it_is_all() -> None:
+    one = simulation("split", CLASSES)
+    text = rendered({"split": [replace(one, estimates=replace(one.estimates, response={"selected": 0.5}))]})
+    assert "split: answered were 50.0% of the requests the model chose, 100.0% of those" in text
+
+
+def test_the_recall_of_each_class_stands_beside_its_share_the_rarest_first() -> None:
+    recall = {"fraud": Recall(0.25, 0.01), "[ok]": Recall(0.99, 0.99)}
+    text = rendered({name: [replace(simulation(name, CLASSES), recall=recall)] for name in STRATEGIES})
+    rows = [line.split() for line in text.split(report.RECALLED)[1].splitlines() if "%" in line]
+    assert rows[:2] == [["fraud", "1.0%", *["0.250"] * 4], ["[ok]", "99.0%", *["0.990"] * 4]]
+    assert sum(row.count("0.250") for row in rows) == len(STRATEGIES)
+    assert max(map(len, text.splitlines())) <= 80
+    assert report.RECALLED not in rendered({"random": [simulation("random", NUMBERS)]})
+
+
+def test_of_many_classes_the_rarest_are_shown() -> None:
+    recall = {f"a class with a long name {n}": Recall(0.5, n / 300) for n in range(25)}
+    text = rendered({name: [replace(simulation(name, CLASSES), recall=recall)] for name in STRATEGIES})
+    assert "a class with a …" in text
+    assert "8.0%" not in text.split(report.RECALLED)[1]
+    assert text.count("6.3%") == -(-len(STRATEGIES) // report.ABREAST)
+    assert "5 more are in --json." in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_what_the_loan_bought_and_what_taught_nothing_is_told() -> None:
+    one = replace(simulation("split", CLASSES), allowed=10.0, loan=3_000)
+    text = rendered({"split": [one], "random": [replace(simulation("random", CLASSES), learned=0)]})
+    assert "split asked for more than the rate allows: the first 3,000 labels are the" in text
+    assert "random learned nothing, since no answer came" in text
+    assert "random asked for more" not in text
+    assert "split learned nothing" not in text
+    silent = replace(one, asked=0, learned=0)
+    assert "split learned nothing, since it asked for nothing" in rendered({"split": [silent]})
 
 
 def test_a_broken_budget_is_not_hidden_by_other_runs() -> None:
@@ -154,6 +211,18 @@ def test_runs_without_a_first_score_are_drawn(tmp_path: Path) -> None:
     assert (tmp_path / "a.png").stat().st_size > 0
 
 
-def test_a_picture_that_cannot_be_written_is_explained(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none/a\.png: the picture cannot be written \(No such file"):
-        report.plot({"a": [simulation("a", CLASSES)]}, tmp_path / "none" / "a.png", title="")
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [("none/a.png", "none is no such folder"), ("folder", "Is a directory"), ("file/a.png", "not a folder")],
+)
+def test_a_picture_that_cannot_be_written_is_explained(tmp_path: Path, name: str, cause: str) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=rf"{name}: the picture cannot be written.*{cause}"):
+        report.plot({"a": [simulation("a", CLASSES)]}, tmp_path / name, title="")
+
+
+def test_a_picture_needs_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'streamal\[plot\]'"):
+        report.check_picture(tmp_path / "a.png")

@@ -103,6 +103,14 @@ def test_what_a_service_would_know_of_the_accuracy_stands_beside_the_true_one() 
     assert found["estimated_accuracy"] == pytest.approx(found["accuracy"], abs=0.2)
     assert found["estimated_low"] < found["estimated_accuracy"] < found["estimated_high"]
     assert found["naive_accuracy"] < found["accuracy"] - 0.05
+    assert (found["estimated_mae"], found["naive_mae"]) == (None, None)
+
+
+def test_the_summary_has_the_recall_of_each_class_and_who_answered() -> None:
+    found = run(rows(2_000), oracle=Oracle(silence=0.3)).summary()
+    assert fmean(found["recall"].values()) == pytest.approx(found["balanced_accuracy"])
+    assert found["response"].keys() == {"selected", "rest"}
+    assert found["response"]["selected"] == pytest.approx(0.7, abs=0.1)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_one_another() -> None:

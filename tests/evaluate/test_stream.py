@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamal.errors import BadRecord, ConfigError
-from streamal.evaluate.stream import Row, number, read
+from streamal.evaluate.stream import Row, number, numeric, read
 
 
 def write(folder: Path, name: str, content: str | bytes) -> Path:
@@ -44,6 +44,47 @@ def test_the_label_may_stand_elsewhere_and_be_a_number(tmp_path: Path) -> None:
     path = write(tmp_path, "a.csv", "y,x\n1.5,2\n")
     assert list(read(path, label="y", task="regression")) == [Row({"x": 2.0}, 1.5)]
     assert list(read(path, label="y")) == [Row({"x": 2.0}, "1.5")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "a.csv",
+            "x,target\n1,2\n1,secret\n",
+            "a number, came text; choose a classifier by --model, or another column",
+        ),
+        ("a.csv", "x,target\n1,2\n1,nan\n", "came text"),
+        ("a.csv", "x,target\n1,2\n1,\n", "came nothing; leave such rows out"),
+        ("a.csv", "x,target\n1,2\n1\n", "came nothing"),
+        ("a.jsonl", '{"x": 1, "target": 2}\n{"x": 1, "target": true}\n', "came a boolean"),
+        ("a.jsonl", '{"x": 1, "target": 2}\n{"x": 1, "target": [1]}\n', "came a list"),
+        ("a.jsonl", '{"x": 1, "target": 2}\n{"x": 1, "target": {}}\n', "came an object"),
+    ],
+)
+def test_a_regression_takes_numbers_only(tmp_path: Path, name: str, content: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        list(read(write(tmp_path, name, content), task="regression"))
+    assert f"{name}, row 2, column 'target': expected" in str(caught.value)
+    assert said in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        ([n / 7 for n in range(200)], 200),
+        ([float(n % 51) for n in range(900)], 51),
+        ([float(n % 50) for n in range(900)], 0),
+        ([float(n) for n in range(11)], 11),
+        ([float(n) for n in range(10)], 0),
+        ([*range(200), "other"], 0),
+        ([f"class {n}" for n in range(200)], 0),
+    ],
+)
+def test_numbers_that_are_hardly_classes_are_counted(labels: list[object], told: int) -> None:
+    assert numeric(Row({}, str(label)) for label in labels) == told
+    assert numeric(Row({}, 1.0 * n) for n in range(200)) == 0
 
 
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path: Path) -> None:
