@@ -135,7 +135,8 @@ class Inspection:
             found = [request for request in found if request.requested_at >= since]
             audits = sum(request.reason == "exploration" for request in found)
             if audits >= ENOUGH or not since or number * self._partitions >= REQUESTS:
-                return sorted(found, key=lambda request: (request.requested_at, request.partition, request.offset))
+                # stable: a partition's lie in the order they were made, and those of a window's end look back
+                return sorted(found, key=lambda request: (request.requested_at, request.partition))
             number *= LOOK_BACK
 
     def request(self, request_id: str) -> tuple[LabelRequest | None, Outcome | None]:
