@@ -581,10 +581,12 @@ def test_lines_from_a_script_reach_the_embedded_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("topic", "line", "cause"),
     [
-        ("instances", "[1]", "came list"),
-        ("instances", "{x", "came something else ("),
+        ("instances", "[1]", "expected one JSON object per line, came list"),
+        ("instances", "{x", "expected a string key, column 2); nothing was appended"),
+        ("instances", "amount,country", "column 1); CSV is what `streamal simulate` reads; nothing"),
         ("answers", '{"label": "ok"}', "its request_id is missing or none of ours"),
         ("answers", '{"request_id": "x", "label": "ok"}', "its request_id is missing or none of ours"),
+        ("answers", '{"request_id": "9-1", "label": "ok"}', "which has 4 partitions, came 9-1; "),
     ],
 )
 def test_lines_that_no_worker_could_read_are_named(tmp_path: Path, topic: str, line: str, cause: str) -> None:
@@ -599,7 +601,7 @@ def test_lines_that_no_worker_could_read_are_named(tmp_path: Path, topic: str, l
 
 
 def test_a_pipe_that_breaks_off_says_what_was_appended(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Pipe(io.BytesIO):
+    class Pipe(io.BufferedReader):
         name = "<stdin>"
 
         def seekable(self) -> bool:
@@ -610,10 +612,52 @@ def test_a_pipe_that_breaks_off_says_what_was_appended(monkeypatch: pytest.Monke
             (500, "the first 500 records were appended, the rest was not"),
             (9, "nothing was appended"),
         ):
-            pipe = Pipe(b'{"features": {}}\n' * before + b"{\n")
+            pipe = Pipe(io.BytesIO(b'{"features": {}}\n' * before + b"{\n"))
             with pytest.raises(errors.ConfigError, match=f"<stdin>, line {before + 1}: expected .*; {done}"):
                 produce(log, "instances", pipe, answers=False)
         assert sum(log.bounds(TopicPartition("instances", p))[1] for p in range(4)) == 500
+
+
+def test_a_line_of_a_pipe_is_appended_before_the_next_one_comes() -> None:
+    outlet, inlet = os.pipe()
+    said = [f'{{"request_id": "0-{number}"}}'.encode() for number in range(4)]
+    with closing(assemble.open_log(load(None))) as log, os.fdopen(outlet, "rb") as pipe:
+        reader = log.reader()
+        reader.follow(TopicPartition("answers", 0), 0)
+        thread = threading.Thread(target=produce, args=(log, "answers", pipe), kwargs={"answers": True})
+        thread.start()
+        try:
+            os.write(inlet, said[0] + b"\n" + said[1][:9])
+            assert [record.value for record in reader.poll(60.0)] == said[:1]
+            os.write(inlet, said[1][9:] + b"\n\n" + said[2] + b"\n" + said[3])
+            assert [record.value for record in reader.poll(60.0)] == said[1:3]
+        finally:
+            os.close(inlet)
+            thread.join(60)
+        assert [record.value for record in reader.poll(0.0)] == said[3:]
+
+
+def test_two_at_once_do_not_fence_each_other() -> None:
+    pipes = [os.pipe() for _ in range(2)]
+    counts: list[int] = []
+    with closing(assemble.open_log(load(None))) as log:
+
+        def feed_by(outlet: int) -> None:
+            with closing(assemble.open_log(load(None))) as own, os.fdopen(outlet, "rb") as pipe:
+                counts.append(produce(own, "answers", pipe, answers=True))
+
+        threads = [threading.Thread(target=feed_by, args=(outlet,)) for outlet, _ in pipes]
+        for thread in threads:
+            thread.start()
+        for number in range(1, 4):
+            for partition, (_, inlet) in enumerate(pipes):
+                os.write(inlet, f'{{"request_id": "{partition}-{number}"}}\n'.encode())
+                place = TopicPartition("answers", partition)
+                until(lambda: log.bounds(place)[1] == number, "each has appended its line")  # noqa: B023
+        for (_, inlet), thread in zip(pipes, threads, strict=True):
+            os.close(inlet)
+            thread.join(60)
+    assert counts == [3, 3]
 
 
 def test_a_class_that_would_be_refused_is_not_offered(served: tuple[Path, Settings]) -> None:

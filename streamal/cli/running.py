@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +13,8 @@ from streamal.cli.opening import absent, config_option, inspection_of, opened, s
 from streamal.cli.wording import answers_in_words, budget_in_words, counted, endings, examples, warn
 
 if TYPE_CHECKING:
+    from io import BufferedReader
+
     from streamal.settings import Settings
 
 
@@ -104,11 +106,11 @@ def _explain_run(settings: Settings) -> None:
 @click.argument("topic", type=click.Choice(["instances", "answers"]))
 @click.argument("file", type=click.File("rb"), default="-")
 @config_option
-def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
+def produce(topic: str, file: BufferedReader, config: Path | None) -> None:
     """Append JSON lines of FILE, or of the standard input, to a topic.
 
-    It is how scripts reach the embedded log; with Kafka any producer will do. If a line of
-    FILE is no JSON object, nothing is appended; of a pipe the message says how much was.
+    It is how scripts reach the embedded log; with Kafka any producer will do. If a line of FILE is no JSON object,
+    nothing is appended. Of a pipe each line is appended as it comes, and the message says how many were.
     """
     from streamal import assemble
     from streamal.service.producing import produce as append
