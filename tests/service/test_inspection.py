@@ -350,6 +350,25 @@ def test_words_on_the_quality_show_the_naive_figure_never_alone() -> None:
     assert all(len(line) < 80 for line in quality_in_words(mae))
 
 
+def test_words_tell_the_recall_of_the_rarest_classes_each_in_one_line() -> None:
+    recall = {f"class {number}-{number}": Estimate(0.5, 0.25, 0.75, 100 - number) for number in range(35)}
+    found = Estimates(500, 40, {"accuracy": Estimate(0.8, 0.7, 0.9, 40)}, recall, naive={"accuracy": 0.7})
+    words = quality_in_words(found)[3:]
+    assert words[0].startswith("Recall, the 20 rarest of 35 classes: class 34-34 0.50 (0.25 to 0.75),")
+    assert words[-1].endswith("class 15-15 0.50 (0.25 to 0.75).")
+    assert all(len(line) < 80 and line.endswith(("),", ").")) for line in words)
+
+
+@pytest.mark.parametrize(("untaught", "told"), [(0, False), (9, False), (10, True), (100, True)])
+def test_words_tell_of_requests_made_before_anything_was_learned_where_they_are_many(untaught: int, told: bool) -> None:
+    measures = {"accuracy": Estimate(0.1, 0.05, 0.2, 40)}
+    found = Estimates(500, 40, measures, naive={"accuracy": 0.1}, answered=100, untaught=untaught)
+    said = (
+        f"{untaught} of the 100 answered requests were made before the model had learned anything, and count as wrong."
+    )
+    assert (said in " ".join(quality_in_words(found))) == told
+
+
 @pytest.mark.parametrize(
     ("pays", "low", "high", "said"),
     [
