@@ -128,7 +128,8 @@ def produce(topic: str, file: BufferedReader, config: Path | None) -> None:
 def answer(annotator: str | None, classes: str, config: Path | None) -> None:
     """Answer pending label requests here, one key each.
 
-    A digit is a class, and u, i, s and q are unsure, invalid, skip and quit. Each answer is in the log at once.
+    A digit is a class, and u, i, s and q are unsure, invalid, skip and quit. Each answer is in the log at once; what
+    somebody else has answered meanwhile is not shown.
 
     Where several annotators answer each request, you need a name of your own, and are shown what you have not answered.
     """
@@ -145,9 +146,10 @@ def answer(annotator: str | None, classes: str, config: Path | None) -> None:
             raise click.UsageError(message)
         offered = known or (inspection.labels() if task == "classification" else ())
         choices = Choices(tuple(offered), task, closed=bool(settings.model.classes))
-        waiting = inspection.waiting(annotator)
+        ended, waiting = inspection.endings(annotator), inspection.waiting(annotator)
         if annotator is None and any(request.answers > 1 for request in waiting):
             message = "requests wait for answers by several annotators: say who you are, by --annotator NAME"
             raise click.UsageError(message)
-        given = Terminal(log, settings.topics.answers, annotator or "terminal", choices).answer_all(waiting)
+        terminal = Terminal(log, settings.topics.answers, annotator or "terminal", choices, ended=ended)
+        given = terminal.answer_all(waiting)
     click.echo(f"{counted(given, 'answer')} given")

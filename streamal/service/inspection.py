@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import orjson
 
@@ -102,9 +102,22 @@ class Inspection:
         if requests:
             since = min(request.model_version for request in requests.values())
             for found in self._recorded(since):
-                if isinstance(found, Outcome) or (isinstance(found, Vote) and found.annotator == annotator):
+                if _settles(found, annotator):
                     requests.pop(found.request_id, None)
         return list(requests.values())
+
+    def endings(self, annotator: str | None = None) -> Callable[[], Sequence[str]]:
+        """Return what tells, each time it is called, which requests wait no longer since it was called last."""
+        place = TopicPartition(self._topics.outcomes, 0)
+        following = self._log.bounds(place)[1]
+
+        def look() -> list[str]:
+            nonlocal following
+            start, following = following, self._log.bounds(place)[1]
+            found = map(outcome_of, self._reader.read(place, start, following))
+            return [one.request_id for one in found if _settles(one, annotator)]
+
+        return look
 
     def estimates(self) -> Estimates:
         """Return what the last answers say of the served model on all instances, of all workers together."""
@@ -203,6 +216,11 @@ class Inspection:
         return ledger, pointers, position.offset
 
 
+def _settles(found: Recorded, annotator: str | None) -> TypeGuard[Outcome | Vote]:
+    """Say whether a request waits no longer after this record, or at least not for an answer by this annotator."""
+    return isinstance(found, Outcome) or (isinstance(found, Vote) and found.annotator == annotator)
+
+
 def tail(log: Log, topic: str, number: int, *, follow: bool) -> Iterator[str]:
     """Yield the last `number` records of each partition as JSON lines, and go on with what comes if wanted."""
     readers = {}
@@ -268,9 +286,10 @@ WHY: Final[dict[str, str]] = {
 def in_words(request: LabelRequest, outcome: Outcome | None) -> str:
     """Say in sentences why a request was made and what became of it."""
     spent = request.budget
+    about = f"{'a made-up one near ' if request.synthetic else ''}instance {request.instance_id}"
     ahead = " What is ahead of it is paid back from the instances to come." if spent["asked"] > spent["allowed"] else ""
     lines = [
-        f"Request {request.request_id} about instance {request.instance_id}, made {to_iso(request.requested_at)}.",
+        f"Request {request.request_id} about {about}, made {to_iso(request.requested_at)}.",
         f"Why: {WHY[request.reason]} ({request.reason}, strategy {request.strategy}).",
         f"The model (version {request.model_version}) said: {_guess(request.prediction)}.",
         f"{_worth(request.utility)} {_chance(request)}",

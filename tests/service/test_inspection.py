@@ -161,6 +161,11 @@ def test_who_has_answered_is_not_asked_again_and_the_others_are(tmp_path: Path) 
     written = [Append("outcomes", 0, record.encode()) for record in (vote.vote, early.vote, resolved.outcome)]
     log.writer("worker").append([*(Append("label-requests", 0, r.encode()) for r in requests), *written])
     inspection = Inspection(log, Topics(), "streamal", 0.2)
+    ada, bob = inspection.endings("ada"), inspection.endings("bob")
+    assert ada() == bob() == []
+    log.writer("worker").append([Append("outcomes", 0, found.encode()) for found in (vote.vote, resolved.outcome)])
+    assert (ada(), bob()) == ([first.request_id, second.request_id], [second.request_id])
+    assert ada() == bob() == []
     assert inspection.waiting() == inspection.waiting("bob") == [first, *requests[2:]]
     assert inspection.waiting("ada") == requests[2:]
     assert inspection.request(first.request_id) == (first, None)
@@ -333,6 +338,11 @@ def test_words_say_what_an_infinite_utility_means(request_made: LabelRequest) ->
     assert "Utility 0.25. It" in in_words(replace(request_made, utility=0.25), None)
     text = in_words(replace(request_made, utility=math.inf), None)
     assert "Utility inf, which ranks highest: there was nothing yet to measure it by. It" in text
+
+
+def test_words_tell_that_a_synthetic_request_is_about_no_real_instance(request_made: LabelRequest) -> None:
+    told = in_words(replace(request_made, synthetic=True), None)
+    assert f" about a made-up one near instance {request_made.instance_id}, made 19" in told
 
 
 def test_words_tell_the_unbiased_arm(request_made: LabelRequest) -> None:
