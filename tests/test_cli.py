@@ -221,6 +221,11 @@ def test_the_schema_is_json(tmp_path: Path) -> None:
             ["'class_conditional' needs class probabilities", "random, periodic"],
         ),
         ("[model]\nfactory = 'no.where:build'", 8, ["cannot be imported"]),
+        (
+            "[model]\nfactory = 'river.naive_bayes:GaussianNB'\nparameters = {depth = 1}",
+            2,
+            ["model.parameters: model.factory 'river.naive_bayes:GaussianNB' takes none, came depth"],
+        ),
         ("[budget]\nburst = 5", 2, ["burst"]),
         ("rate = 1", 2, ["[budget] has a key of that name"]),
     ],
