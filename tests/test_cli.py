@@ -553,11 +553,20 @@ def test_a_worker_runs_until_it_is_asked_to_end(tmp_path: Path, started: Callabl
     output, said = process.communicate(timeout=60)
     assert (process.returncode, output) == (0, "")
     entries = [json.loads(line) for line in said.splitlines()]
+    assert (entries[0]["message"], entries[0]["config"]) == ("settings read", str(path))
     assert entries[-1]["message"] == "stopped"
     assert str(stream(1)[0].features["x"]) not in said
     [found] = lines(call("status", "--json", "-c", path))
     assert found["seen"] == ROWS
     assert found["lag"] == 0
+
+
+def test_a_worker_says_that_the_defaults_hold(tmp_path: Path, started: Callable[..., subprocess.Popen[str]]) -> None:
+    process = started("run")
+    assert process.stderr is not None
+    first = json.loads(process.stderr.readline())
+    assert first["message"] == "no config was found, the defaults hold"
+    assert first["looked_for"] == str(tmp_path / "streamal.toml")
 
 
 def test_a_worker_that_cannot_be_built_is_not_started_again(
@@ -723,7 +732,11 @@ def test_orders_say_who_gave_them(tmp_path: Path) -> None:
         "Paused, within about a second: nothing is asked; instances are still read, and answers learned"
     )
     assert "`streamal status` shows it, `streamal resume` ends it." in said
-    assert "Paused by ada at 20" in call("status", "--config", config).stdout
+    for command in ("status", "run --dry-run"):
+        assert "Paused by ada at 20" in call(*command.split(), "--config", config).stdout
+    planned = call("run", "--dry-run", "--config", config).stdout
+    assert "budget: 0.5 labels per instance, cold-start loan 20 labels, at most 500 labels per 1d" in planned
+    assert "by order: rate (ada), limits (grace), refund_expired (grace); `streamal budget show` tells all" in planned
     [standing] = lines(call("status", "--json", "--config", config))
     assert standing["paused"] is True
     [shown] = lines(call("budget", "show", "--json", "--config", config))
@@ -738,6 +751,8 @@ def test_orders_say_who_gave_them(tmp_path: Path) -> None:
     assert "as in the config again" in call("budget", "reset", "rate", "limits", "--config", config).stdout
     [shown] = lines(call("budget", "show", "--json", "--config", config))
     assert [key for key, row in shown.items() if row["by"]] == ["refund_expired"]
+    planned = call("run", "--dry-run", "--config", config).stdout
+    assert (f"budget: {RATE} labels per instance" in planned, "Paused" in planned) == (True, False)
     table = call("budget", "show", "--config", config).stdout
     assert "grace" in table
     assert max(map(len, table.splitlines())) <= WIDTH

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -9,13 +10,36 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamal.cli.opening import absent, config_option, inspection_of, opened, settings_of
-from streamal.cli.wording import answers_in_words, budget_in_words, counted, endings, examples, warn
+from streamal.cli.opening import (
+    DEFAULT_CONFIG,
+    absent,
+    changed,
+    changes_in_force,
+    config_option,
+    file_of,
+    inspection_of,
+    opened,
+    settings_of,
+)
+from streamal.cli.wording import (
+    answers_in_words,
+    budget_in_words,
+    counted,
+    endings,
+    examples,
+    orders_in_words,
+    pause_in_words,
+    warn,
+)
 
 if TYPE_CHECKING:
     from io import BufferedReader
 
+    from streamal.service.control import Change
     from streamal.settings import Settings
+
+
+logger = logging.getLogger(__name__)
 
 
 @click.command(epilog=examples("streamal demo", "streamal demo --serve", "streamal demo --rate 0.01 --seconds 20"))
@@ -71,6 +95,10 @@ def run(config: Path | None, dry_run: bool, no_supervisor: bool) -> None:
         from streamal import assemble
         from streamal.service.process import serve
 
+        if read := file_of(config):
+            logger.info("settings read", extra={"config": str(read)})
+        else:
+            logger.info("no config was found, the defaults hold", extra={"looked_for": str(DEFAULT_CONFIG.absolute())})
         sys.exit(serve(assemble.build_service(settings, assemble.open_log(settings))))
     from streamal.service.supervisor import Supervisor
 
@@ -85,18 +113,21 @@ def _explain_run(settings: Settings) -> None:
     topics = assemble.topics_of(settings)
     if absent(settings):
         found = {topic: topics.partitions(settings.transport.partitions)[topic] for topic in topics.used()}
+        changes: dict[str, Change] = {}
         click.echo(f"log: {settings.transport.path}, which does not exist yet and will be made")
     else:
         with opened(settings) as log:
             assemble.check_rights(settings, log)
             found = {topic: log.partitions(topic) for topic in topics.used()}
+            changes = changes_in_force(settings, log)
     for topic, count in found.items():
         click.echo(f"topic {topic}: {counted(count, 'partition')}")
     topics.check(found)
+    settings = changed(settings, "budget", **{key: one.value for key, one in changes.items() if key != "paused"})
     plan = assemble.plans_of(settings, task, found[topics.instances])[0]
     click.echo(f"strategy: {plan.strategy} on {settings.model.factory or settings.model.kind} ({task})")
     click.echo(budget_in_words(settings.budget))
-    for line in answers_in_words(settings):
+    for line in (*orders_in_words(changes), *pause_in_words(changes), *answers_in_words(settings)):
         click.echo(line)
     warn(settings)
     click.echo("Everything fits together; no worker was started.")
