@@ -155,12 +155,12 @@ def build_model(settings: Settings) -> Model:
     """Build the model that was asked for.
 
     Raises:
-        ConfigError: the preset has no such parameter.
+        ConfigError: the preset or the factory has no such parameter.
         ModelError: the factory does not give one.
     """
     chosen, drift = settings.model, settings.drift
     if chosen.factory:
-        model: Model = presets.from_factory(chosen.factory)
+        model: Model = presets.from_factory(chosen.factory, **chosen.parameters)
     else:
         seed = settings.strategy.seed
         model = presets.build(chosen.kind, parameters=chosen.parameters, scaling=chosen.scaling, seed=seed)

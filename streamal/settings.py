@@ -478,7 +478,9 @@ class Strategy(Section):
     """The query strategy; the default had the first mean rank of all over our six development streams."""
     explore: float = Field(default=0.05, ge=0.001, le=1)
     """Share of the labels asked for at random, whatever the model thinks: they make the accuracy estimate honest
-    and find what the model does not know. More: narrower intervals, fewer labels where they teach most.
+    and find what the model does not know. More: narrower intervals, fewer labels where they teach most. While most
+    requests wait for an answer, more are drawn at random, up to all, since a model that nobody teaches cannot choose
+    well; so a first backlog is mostly `exploration`.
     """
     window: int = Field(default=512, ge=8, le=100_000)
     """Past instances of the same predicted class a utility is compared with. Less follows changes faster, more is
@@ -500,7 +502,7 @@ class Annotation(Section):
 
 
 class Drift(Section):
-    """How a change of the stream is noticed, and what is done about it. It is told in the log, status and metrics."""
+    """How a change of the stream is noticed, and what is done about it; told in log, metrics and /api/v1/status."""
 
     errors: Literal["answers", "exploration", "off"] = "answers"
     """Whose errors are watched. answers: all, which are those on hard instances, but rise when the stream changes.
@@ -588,7 +590,7 @@ class Http(Section):
 
 
 class Log(Section):
-    """What the process writes to its standard error; never features, labels or secrets."""
+    """What the process writes to its standard error; never values of features, labels or secrets."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """The least severe level that is written."""

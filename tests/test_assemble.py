@@ -103,10 +103,16 @@ def test_every_strategy_goes_with_every_model_or_says_which_does(kind: str, stra
         with pytest.raises(ConfigError, match=r"use one of: \w+"):
             assemble.check(settings)
     elif entry.ensemble and not model.ensemble:
-        with pytest.raises(ConfigError, match=r"set model\.kind = 'adaptive_forest'"):
+        cure = r"model\.kind = 'adaptive_forest'" if model.task == "classification" else r"'river\.forest:ARFRegressor'"
+        with pytest.raises(ConfigError, match=cure):
             assemble.check(settings)
     else:
         assert assemble.check(settings).task == model.task
+
+
+def test_what_is_said_to_cure_a_lack_of_members_does() -> None:
+    chosen = {"factory": "river.forest:ARFRegressor", "parameters": {"n_models": 4}}
+    assert assemble.check(changed(model=chosen, strategy={"name": "variance"})).ensemble
 
 
 def test_a_strategy_that_measures_distances_needs_numbers() -> None:
@@ -138,6 +144,8 @@ def test_what_measures_distances_with_some_parameters_needs_numbers_then(
 def test_a_factory_takes_the_place_of_the_kind() -> None:
     settings = changed(model={"kind": "knn", "factory": "river.linear_model:LinearRegression"})
     assert assemble.build_model(settings).task == "regression"
+    with pytest.raises(ConfigError, match=r"takes optimizer, loss, l2, .* came l3 "):
+        assemble.check(changed(model={"factory": "river.linear_model:LinearRegression", "parameters": {"l3": 1}}))
     with pytest.raises(ModelError, match="cannot be imported"):
         assemble.check(changed(model={"factory": "no.where:build"}))
 

@@ -221,6 +221,11 @@ def test_the_schema_is_json(tmp_path: Path) -> None:
             ["'class_conditional' needs class probabilities", "random, periodic"],
         ),
         ("[model]\nfactory = 'no.where:build'", 8, ["cannot be imported"]),
+        (
+            "[model]\nfactory = 'river.naive_bayes:GaussianNB'\nparameters = {depth = 1}",
+            2,
+            ["model.parameters: model.factory 'river.naive_bayes:GaussianNB' takes none, came depth"],
+        ),
         ("[budget]\nburst = 5", 2, ["burst"]),
         ("rate = 1", 2, ["[budget] has a key of that name"]),
     ],
@@ -600,11 +605,20 @@ def test_a_worker_runs_until_it_is_asked_to_end(tmp_path: Path, started: Callabl
     output, said = process.communicate(timeout=60)
     assert (process.returncode, output) == (0, "")
     entries = [json.loads(line) for line in said.splitlines()]
+    assert (entries[0]["message"], entries[0]["config"]) == ("settings read", str(path))
     assert entries[-1]["message"] == "stopped"
     assert str(stream(1)[0].features["x"]) not in said
     [found] = lines(call("status", "--json", "-c", path))
     assert found["seen"] == ROWS
     assert found["lag"] == 0
+
+
+def test_a_worker_says_that_the_defaults_hold(tmp_path: Path, started: Callable[..., subprocess.Popen[str]]) -> None:
+    process = started("run")
+    assert process.stderr is not None
+    first = json.loads(process.stderr.readline())
+    assert first["message"] == "no config was found, the defaults hold"
+    assert first["looked_for"] == str(tmp_path / "streamal.toml")
 
 
 def test_a_worker_that_cannot_be_built_is_not_started_again(
@@ -633,10 +647,12 @@ def test_lines_from_a_script_reach_the_embedded_log(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("topic", "line", "cause"),
     [
-        ("instances", "[1]", "came list"),
-        ("instances", "{x", "came something else ("),
+        ("instances", "[1]", "expected one JSON object per line, came list"),
+        ("instances", "{x", "expected a string key, column 2); nothing was appended"),
+        ("instances", "amount,country", "column 1); CSV is what `streamal simulate` reads; nothing"),
         ("answers", '{"label": "ok"}', "its request_id is missing or none of ours"),
         ("answers", '{"request_id": "x", "label": "ok"}', "its request_id is missing or none of ours"),
+        ("answers", '{"request_id": "9-1", "label": "ok"}', "which has 4 partitions, came 9-1; "),
     ],
 )
 def test_lines_that_no_worker_could_read_are_named(tmp_path: Path, topic: str, line: str, cause: str) -> None:
@@ -651,7 +667,7 @@ def test_lines_that_no_worker_could_read_are_named(tmp_path: Path, topic: str, l
 
 
 def test_a_pipe_that_breaks_off_says_what_was_appended(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Pipe(io.BytesIO):
+    class Pipe(io.BufferedReader):
         name = "<stdin>"
 
         def seekable(self) -> bool:
@@ -662,10 +678,52 @@ def test_a_pipe_that_breaks_off_says_what_was_appended(monkeypatch: pytest.Monke
             (500, "the first 500 records were appended, the rest was not"),
             (9, "nothing was appended"),
         ):
-            pipe = Pipe(b'{"features": {}}\n' * before + b"{\n")
+            pipe = Pipe(io.BytesIO(b'{"features": {}}\n' * before + b"{\n"))
             with pytest.raises(errors.ConfigError, match=f"<stdin>, line {before + 1}: expected .*; {done}"):
                 produce(log, "instances", pipe, answers=False)
         assert sum(log.bounds(TopicPartition("instances", p))[1] for p in range(4)) == 500
+
+
+def test_a_line_of_a_pipe_is_appended_before_the_next_one_comes() -> None:
+    outlet, inlet = os.pipe()
+    said = [f'{{"request_id": "0-{number}"}}'.encode() for number in range(4)]
+    with closing(assemble.open_log(load(None))) as log, os.fdopen(outlet, "rb") as pipe:
+        reader = log.reader()
+        reader.follow(TopicPartition("answers", 0), 0)
+        thread = threading.Thread(target=produce, args=(log, "answers", pipe), kwargs={"answers": True})
+        thread.start()
+        try:
+            os.write(inlet, said[0] + b"\n" + said[1][:9])
+            assert [record.value for record in reader.poll(60.0)] == said[:1]
+            os.write(inlet, said[1][9:] + b"\n\n" + said[2] + b"\n" + said[3])
+            assert [record.value for record in reader.poll(60.0)] == said[1:3]
+        finally:
+            os.close(inlet)
+            thread.join(60)
+        assert [record.value for record in reader.poll(0.0)] == said[3:]
+
+
+def test_two_at_once_do_not_fence_each_other() -> None:
+    pipes = [os.pipe() for _ in range(2)]
+    counts: list[int] = []
+    with closing(assemble.open_log(load(None))) as log:
+
+        def feed_by(outlet: int) -> None:
+            with closing(assemble.open_log(load(None))) as own, os.fdopen(outlet, "rb") as pipe:
+                counts.append(produce(own, "answers", pipe, answers=True))
+
+        threads = [threading.Thread(target=feed_by, args=(outlet,)) for outlet, _ in pipes]
+        for thread in threads:
+            thread.start()
+        for number in range(1, 4):
+            for partition, (_, inlet) in enumerate(pipes):
+                os.write(inlet, f'{{"request_id": "{partition}-{number}"}}\n'.encode())
+                place = TopicPartition("answers", partition)
+                until(lambda: log.bounds(place)[1] == number, "each has appended its line")  # noqa: B023
+        for (_, inlet), thread in zip(pipes, threads, strict=True):
+            os.close(inlet)
+            thread.join(60)
+    assert counts == [3, 3]
 
 
 def test_a_class_that_would_be_refused_is_not_offered(served: tuple[Path, Settings]) -> None:
@@ -726,7 +784,11 @@ def test_orders_say_who_gave_them(tmp_path: Path) -> None:
         "Paused, within about a second: nothing is asked; instances are still read, and answers learned"
     )
     assert "`streamal status` shows it, `streamal resume` ends it." in said
-    assert "Paused by ada at 20" in call("status", "--config", config).stdout
+    for command in ("status", "run --dry-run"):
+        assert "Paused by ada at 20" in call(*command.split(), "--config", config).stdout
+    planned = call("run", "--dry-run", "--config", config).stdout
+    assert "budget: 0.5 labels per instance, cold-start loan 20 labels, at most 500 labels per 1d" in planned
+    assert "by order: rate (ada), limits (grace), refund_expired (grace); `streamal budget show` tells all" in planned
     [standing] = lines(call("status", "--json", "--config", config))
     assert standing["paused"] is True
     [shown] = lines(call("budget", "show", "--json", "--config", config))
@@ -741,6 +803,8 @@ def test_orders_say_who_gave_them(tmp_path: Path) -> None:
     assert "as in the config again" in call("budget", "reset", "rate", "limits", "--config", config).stdout
     [shown] = lines(call("budget", "show", "--json", "--config", config))
     assert [key for key, row in shown.items() if row["by"]] == ["refund_expired"]
+    planned = call("run", "--dry-run", "--config", config).stdout
+    assert (f"budget: {RATE} labels per instance" in planned, "Paused" in planned) == (True, False)
     table = call("budget", "show", "--config", config).stdout
     assert "grace" in table
     assert max(map(len, table.splitlines())) <= WIDTH

@@ -8,7 +8,7 @@ bias it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -66,32 +66,52 @@ class Choices:
 
 
 class Terminal:
-    """Puts requests to a person and appends the answers; `key` reads one key, "" when there are no more."""
+    """Puts requests to a person and appends the answers; `key` reads one key, "" when there are no more.
+
+    `ended` says which requests wait no longer, each time of those that ended since the last time.
+    """
 
     def __init__(
-        self, log: Log, topic: str, annotator: str, choices: Choices, key: Callable[[], str] = read_key
+        self,
+        log: Log,
+        topic: str,
+        annotator: str,
+        choices: Choices,
+        key: Callable[[], str] = read_key,
+        ended: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._writer = log.writer(f"answers-{annotator}")
         self._topic = topic
         self._annotator = annotator
         self._choices = choices
         self._key = key
+        self._look = ended
+        self._ended: set[str] = set()
 
     def answer_all(self, requests: Sequence[LabelRequest]) -> int:
         """Go through requests until none is left or the person ends it; returns how many were answered."""
         given = 0
         try:
             for number, request in enumerate(requests, start=1):
+                if not self._waits(request):
+                    continue
                 click.echo(show(request, number, len(requests), self._choices))
                 found = self._ask()
                 if found is None:
                     break
+                if not self._waits(request):
+                    click.echo("    too late: the request has ended meanwhile, and this answer was not given")
+                    continue
                 self._append(request, found)
                 given += 1
                 click.echo(f"    {found.get('label', found.get('kind'))}")
         finally:
             self._writer.close()
         return given
+
+    def _waits(self, request: LabelRequest) -> bool:
+        self._ended.update(self._look())
+        return request.request_id not in self._ended
 
     def _ask(self) -> dict[str, str | float] | None:
         choices = self._choices
@@ -126,5 +146,6 @@ def show(request: LabelRequest, number: int, total: int, choices: Choices) -> st
     if shown is not None:
         lines = [*(shown.items() if isinstance(shown, Mapping) else [("", shown)]), *lines]
     body = "\n".join(f"    {name:<24} {value}" if name else f"    {value}" for name, value in lines)
-    title = f"\n{number} of {total}   {request.instance_id}   (request {request.request_id}, {request.reason})"
+    about = f"made up, near {request.instance_id}" if request.synthetic else request.instance_id
+    title = f"\n{number} of {total}   {about}   (request {request.request_id}, {request.reason})"
     return f"{title}\n{body}\n  {'  '.join(keys)}"

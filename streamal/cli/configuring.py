@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from streamal.cli.opening import DEFAULT_CONFIG, config_option, settings_of
+from streamal.cli.opening import DEFAULT_CONFIG, config_option, file_of, settings_of
 from streamal.cli.wording import answers_in_words, budget_in_words, examples, warn
 
 
@@ -41,8 +41,7 @@ def check(config: Path | None) -> None:
 
     settings = settings_of(config)
     assemble.check(settings)
-    read = config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
-    if read:
+    if read := file_of(config):
         click.echo(f"{read} is valid.")
     else:
         click.echo(f"There is no {DEFAULT_CONFIG} in {Path.cwd()}, and --config names no other file.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from streamal.cli.opening import changes_in_force, config_option, inspection_of, opened, settings_of
-from streamal.cli.wording import counted, examples, figure, show_table, table
+from streamal.cli.wording import counted, examples, figure, pause_in_words, show_table, table
 
 if TYPE_CHECKING:
     from streamal.evaluate.agreement import Agreement
@@ -38,21 +38,19 @@ def status(as_json: bool, config: Path | None) -> None:
     """
     from dataclasses import asdict
 
-    from streamal.messages import to_iso
     from streamal.service.inspection import agreement_in_words, quality_in_words
 
     settings = settings_of(config)
     with opened(settings) as log:
         inspection = inspection_of(settings, log)
         standings, estimates = inspection.standings(), inspection.estimates()
-        order = changes_in_force(settings, log).get("paused")
-    pause = order if order and order.value else None
+        paused = pause_in_words(changes_in_force(settings, log))
     total = {name: sum(getattr(s, name) for s in standings) for name in ("seen", "asked", "allowed", "pending", "lag")}
     if as_json:
         import orjson
 
         partitions = [asdict(standing) for standing in standings]
-        known = {"paused": bool(pause), "partitions": partitions, "estimates": asdict(estimates)}
+        known = {"paused": bool(paused), "partitions": partitions, "estimates": asdict(estimates)}
         click.echo(orjson.dumps(total | known))
         return
     loan = (
@@ -66,9 +64,7 @@ def status(as_json: bool, config: Path | None) -> None:
     found.add_section()
     found.add_row("all", *map(figure, total.values()))
     show_table(found)
-    if pause:
-        click.echo(f"Paused by {pause.by} at {to_iso(pause.at)}: nothing is asked until `streamal resume`.")
-    for line in (*quality_in_words(estimates), *agreement_in_words(estimates.alpha)):
+    for line in (*paused, *quality_in_words(estimates), *agreement_in_words(estimates.alpha)):
         click.echo(line)
 
 

@@ -32,11 +32,16 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def file_of(config: Path | None) -> Path | None:
+    """Return the file that a command takes its settings from, None where the defaults hold."""
+    return config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None)
+
+
 def settings_of(config: Path | None) -> Settings:
     """Load the settings of a command."""
     from streamal.settings import load
 
-    return load(config or (DEFAULT_CONFIG if DEFAULT_CONFIG.exists() else None))
+    return load(file_of(config))
 
 
 def changed(settings: Settings, section: str, **values: Any) -> Settings:

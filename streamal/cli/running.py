@@ -2,18 +2,44 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import click
 
-from streamal.cli.opening import absent, config_option, inspection_of, opened, settings_of
-from streamal.cli.wording import answers_in_words, budget_in_words, counted, endings, examples, warn
+from streamal.cli.opening import (
+    DEFAULT_CONFIG,
+    absent,
+    changed,
+    changes_in_force,
+    config_option,
+    file_of,
+    inspection_of,
+    opened,
+    settings_of,
+)
+from streamal.cli.wording import (
+    answers_in_words,
+    budget_in_words,
+    counted,
+    endings,
+    examples,
+    orders_in_words,
+    pause_in_words,
+    warn,
+)
 
 if TYPE_CHECKING:
+    from io import BufferedReader
+
+    from streamal.service.control import Change
     from streamal.settings import Settings
+
+
+logger = logging.getLogger(__name__)
 
 
 @click.command(epilog=examples("streamal demo", "streamal demo --serve", "streamal demo --rate 0.01 --seconds 20"))
@@ -69,6 +95,10 @@ def run(config: Path | None, dry_run: bool, no_supervisor: bool) -> None:
         from streamal import assemble
         from streamal.service.process import serve
 
+        if read := file_of(config):
+            logger.info("settings read", extra={"config": str(read)})
+        else:
+            logger.info("no config was found, the defaults hold", extra={"looked_for": str(DEFAULT_CONFIG.absolute())})
         sys.exit(serve(assemble.build_service(settings, assemble.open_log(settings))))
     from streamal.service.supervisor import Supervisor
 
@@ -83,18 +113,21 @@ def _explain_run(settings: Settings) -> None:
     topics = assemble.topics_of(settings)
     if absent(settings):
         found = {topic: topics.partitions(settings.transport.partitions)[topic] for topic in topics.used()}
+        changes: dict[str, Change] = {}
         click.echo(f"log: {settings.transport.path}, which does not exist yet and will be made")
     else:
         with opened(settings) as log:
             assemble.check_rights(settings, log)
             found = {topic: log.partitions(topic) for topic in topics.used()}
+            changes = changes_in_force(settings, log)
     for topic, count in found.items():
         click.echo(f"topic {topic}: {counted(count, 'partition')}")
     topics.check(found)
+    settings = changed(settings, "budget", **{key: one.value for key, one in changes.items() if key != "paused"})
     plan = assemble.plans_of(settings, task, found[topics.instances])[0]
     click.echo(f"strategy: {plan.strategy} on {settings.model.factory or settings.model.kind} ({task})")
     click.echo(budget_in_words(settings.budget))
-    for line in answers_in_words(settings):
+    for line in (*orders_in_words(changes), *pause_in_words(changes), *answers_in_words(settings)):
         click.echo(line)
     warn(settings)
     click.echo("Everything fits together; no worker was started.")
@@ -104,11 +137,11 @@ def _explain_run(settings: Settings) -> None:
 @click.argument("topic", type=click.Choice(["instances", "answers"]))
 @click.argument("file", type=click.File("rb"), default="-")
 @config_option
-def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
+def produce(topic: str, file: BufferedReader, config: Path | None) -> None:
     """Append JSON lines of FILE, or of the standard input, to a topic.
 
-    It is how scripts reach the embedded log; with Kafka any producer will do. If a line of
-    FILE is no JSON object, nothing is appended; of a pipe the message says how much was.
+    It is how scripts reach the embedded log; with Kafka any producer will do. If a line of FILE is no JSON object,
+    nothing is appended. Of a pipe each line is appended as it comes, and the message says how many were.
     """
     from streamal import assemble
     from streamal.service.producing import produce as append
@@ -126,7 +159,8 @@ def produce(topic: str, file: BinaryIO, config: Path | None) -> None:
 def answer(annotator: str | None, classes: str, config: Path | None) -> None:
     """Answer pending label requests here, one key each.
 
-    A digit is a class, and u, i, s and q are unsure, invalid, skip and quit. Each answer is in the log at once.
+    A digit is a class, and u, i, s and q are unsure, invalid, skip and quit. Each answer is in the log at once; what
+    somebody else has answered meanwhile is not shown.
 
     Where several annotators answer each request, you need a name of your own, and are shown what you have not answered.
     """
@@ -143,9 +177,10 @@ def answer(annotator: str | None, classes: str, config: Path | None) -> None:
             raise click.UsageError(message)
         offered = known or (inspection.labels() if task == "classification" else ())
         choices = Choices(tuple(offered), task, closed=bool(settings.model.classes))
-        waiting = inspection.waiting(annotator)
+        ended, waiting = inspection.endings(annotator), inspection.waiting(annotator)
         if annotator is None and any(request.answers > 1 for request in waiting):
             message = "requests wait for answers by several annotators: say who you are, by --annotator NAME"
             raise click.UsageError(message)
-        given = Terminal(log, settings.topics.answers, annotator or "terminal", choices).answer_all(waiting)
+        terminal = Terminal(log, settings.topics.answers, annotator or "terminal", choices, ended=ended)
+        given = terminal.answer_all(waiting)
     click.echo(f"{counted(given, 'answer')} given")

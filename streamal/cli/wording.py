@@ -9,8 +9,11 @@ import click
 from streamal.errors import exit_codes
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.table import Table
 
+    from streamal.service.control import Change
     from streamal.settings import Budget, Settings
 
 
@@ -78,6 +81,32 @@ def budget_in_words(budget: Budget) -> str:
         most = counted(limit.count, "label") if limit.count else f"a cost of {limit.cost:g}"
         bounds.append(f"at most {most} per {format_duration(limit.per)}")
     return f"budget: {', '.join(bounds)}"
+
+
+def orders_in_words(changes: Mapping[str, Change]) -> list[str]:
+    """Say what orders have set beside the config, but for a pause.
+
+    >>> from streamal.service.control import Change
+    >>> orders_in_words({"rate": Change("rate", 0.02, "ada", 0.0), "burst": Change("burst", None, "ada", 0.0)})
+    ['by order: rate (ada); `streamal budget show` tells all']
+    """
+    told = [f"{key} ({change.by})" for key, change in changes.items() if key != "paused" and change.value is not None]
+    return [f"by order: {', '.join(told)}; `streamal budget show` tells all"] if told else []
+
+
+def pause_in_words(changes: Mapping[str, Change]) -> list[str]:
+    """Say that nothing is asked, if so.
+
+    >>> from streamal.service.control import Change
+    >>> pause_in_words({"paused": Change("paused", True, "ada", 0.0)}), pause_in_words({})
+    (['Paused by ada at 1970-01-01T00:00:00.000Z: nothing is asked until `streamal resume`.'], [])
+    """
+    from streamal.messages import to_iso
+
+    order = changes.get("paused")
+    if order is None or not order.value:
+        return []
+    return [f"Paused by {order.by} at {to_iso(order.at)}: nothing is asked until `streamal resume`."]
 
 
 def answers_in_words(settings: Settings) -> list[str]:

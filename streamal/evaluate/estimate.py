@@ -405,6 +405,7 @@ class Estimator:
         return replace(found, improvement=self._improvement(held)) if found.measures else found
 
     def _quality(self, window: Stretch) -> Estimates:
+        answered = [asked for _, asked in (*window.selected.answered, *window.rest.answered)]
         found = Estimates(
             instances=window.drawn.size,
             audit_labels=window.audits,
@@ -414,12 +415,14 @@ class Estimator:
                 if stratum.asked
             },
             alpha=alpha(asked.said for asked in self._asked.values()),
+            answered=len(answered),
+            untaught=sum(isinstance(asked.label, str) and asked.guess is None for asked in answered),
         )
         strata = window.strata
         if not strata:
             return found
         whole = Tally(pair for stratum in strata for pair in stratum.scaled())
-        naive = Tally((1.0, asked) for _, asked in (*window.selected.answered, *window.rest.answered))
+        naive = Tally((1.0, asked) for asked in answered)
         return replace(
             found,
             measures={name: window.measured(name, value) for name, value in whole.measures().items()},

@@ -63,15 +63,16 @@ def build(kind: str, *, parameters: Mapping[str, Any], scaling: ScalingRows = "a
     return builder(**parameters, **{name: value for name, value in given.items() if name in accepted})
 
 
-def from_factory(path: str) -> Model:
-    """Return the River estimator or pipeline that `package.module:build` returns when called, as a model.
+def from_factory(path: str, /, **parameters: Any) -> Model:
+    """Return the River estimator or pipeline that `package.module:build` returns for these parameters, as a model.
 
     A classifier for two classes only is wrapped in one-vs-rest, which starts it untrained.
 
     Raises:
+        ConfigError: it does not take these parameters, or needs others.
         ModelError: it cannot be imported or called, or what it returns neither classifies nor predicts a number.
     """
-    estimator = call_factory(path)
+    estimator = call_factory(path, **parameters)
     last = last_step(estimator)
     task: Task = "classification" if isinstance(last, Classifier) else "regression"
     if not isinstance(last, Classifier | Regressor):
@@ -117,7 +118,7 @@ def check_parameter(kind: str, name: str, value: object, defaults: Mapping[str, 
         raise ConfigError(message)
 
 
-def call_factory(path: str) -> Any:
+def call_factory(path: str, /, **parameters: Any) -> Any:
     """Import and call a factory."""
     module, colon, name = path.partition(":")
     if not (module and colon and name):
@@ -128,11 +129,31 @@ def call_factory(path: str) -> Any:
     except (ImportError, AttributeError) as error:
         message = f"model.factory {path!r} cannot be imported: {error}; is its package installed next to streamal?"
         raise ModelError(message) from error
+    check_arguments(path, factory, parameters)
     try:
-        return factory()
+        return factory(**parameters)
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, NotImplementedError) as error:
-        message = f"model.factory {path!r} failed: {type(error).__name__}: {error}; it is called without arguments"
+        given = ", ".join(f"{name} = {value!r}" for name, value in parameters.items()) or "no arguments"
+        message = f"model.factory {path!r} failed: {type(error).__name__}: {error}; it was called with {given}"
         raise ModelError(message) from error
+
+
+def check_arguments(path: str, factory: Any, parameters: Mapping[str, Any]) -> None:
+    """Refuse parameters that a factory does not take, and a factory that needs others; of some nobody can tell."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(**parameters)
+    except TypeError as error:
+        kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+        taken = ", ".join(name for name, found in signature.parameters.items() if found.kind in kinds)
+        message = (
+            f"model.parameters: model.factory {path!r} takes {taken or 'none'}, came {', '.join(parameters) or 'none'} "
+            f"({error}); give those that it takes, or leave out what it does not"
+        )
+        raise ConfigError(message) from None
 
 
 def replace_last(estimator: Any, last: Any) -> Any:

@@ -113,10 +113,13 @@ def check(
         message = f"strategy.name = '{name}' needs {needs} and the model is for {task}; use one of: {fitting}"
         raise ConfigError(message)
     if entry.ensemble and not ensemble:
-        message = (
-            f"strategy.name = '{name}' needs a model with several members, which disagree, and this one is single; set "
-            "model.kind = 'adaptive_forest', or give a model.factory that returns one of River's ensembles"
+        cure = (
+            "set model.kind = 'adaptive_forest', or give a model.factory that returns one of River's ensembles"
+            if task == "classification"
+            else "give a model.factory that returns an ensemble, such as 'river.forest:ARFRegressor'"
         )
+        needs = f"strategy.name = '{name}' needs a model with several members, which disagree, and this one is single"
+        message = f"{needs}; {cure}"
         raise ConfigError(message)
     if not numbers and entry.measures(parameters):
         given = ", ".join(f"{key} = {value!r}" for key, value in parameters.items())

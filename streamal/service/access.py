@@ -38,7 +38,7 @@ def of_producer(topics: Topics, group: str) -> list[Right]:
     """Return what a producer of instances needs, `streamal produce` included."""
     return [
         *of_topics("Write", topics.instances),
-        Right("Write", "transactional-id", transactional_id(f"produce-{topics.instances}")),
+        Right("Write", "transactional-id", transactional_id(f"produce-{topics.instances}-"), prefixed=True),
     ]
 
 

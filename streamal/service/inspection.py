@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from textwrap import wrap
+from typing import Any, Final, TypeGuard
 
 import orjson
 
@@ -34,7 +35,7 @@ from streamal.service.ledgers import Pointers, Topics, decode_metadata, lost
 from streamal.service.own_records import outcome_of, request_of
 from streamal.service.shared_snapshots import CHUNK_KEY, PART_OF
 from streamal.transport.log import Log, Reader, Record, TopicPartition
-from streamal.web.status import Estimates, Improvement
+from streamal.web.status import Estimate, Estimates, Improvement
 
 FOLLOW_EVERY: Final = 0.4
 """Seconds for one round over all partitions of a topic that is followed."""
@@ -44,6 +45,11 @@ FIRST_LOOK: Final = 1_000
 """Requests of each partition that are read first for the estimates."""
 ENOUGH: Final = 2 * COMPARED
 """Exploration requests that are looked for: their windows are full if half of them are answered."""
+CLASSES_TOLD: Final = 20
+"""Classes whose recall is told in words; JSON and metrics have all."""
+TOLD_FROM: Final = 0.1
+"""Share of the answered requests made before the model had learned anything, from which on it is told."""
+NO_BREAK: Final = "\N{NO-BREAK SPACE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +102,22 @@ class Inspection:
         if requests:
             since = min(request.model_version for request in requests.values())
             for found in self._recorded(since):
-                if isinstance(found, Outcome) or (isinstance(found, Vote) and found.annotator == annotator):
+                if _settles(found, annotator):
                     requests.pop(found.request_id, None)
         return list(requests.values())
+
+    def endings(self, annotator: str | None = None) -> Callable[[], Sequence[str]]:
+        """Return what tells, each time it is called, which requests wait no longer since it was called last."""
+        place = TopicPartition(self._topics.outcomes, 0)
+        following = self._log.bounds(place)[1]
+
+        def look() -> list[str]:
+            nonlocal following
+            start, following = following, self._log.bounds(place)[1]
+            found = map(outcome_of, self._reader.read(place, start, following))
+            return [one.request_id for one in found if _settles(one, annotator)]
+
+        return look
 
     def estimates(self) -> Estimates:
         """Return what the last answers say of the served model on all instances, of all workers together."""
@@ -135,7 +154,8 @@ class Inspection:
             found = [request for request in found if request.requested_at >= since]
             audits = sum(request.reason == "exploration" for request in found)
             if audits >= ENOUGH or not since or number * self._partitions >= REQUESTS:
-                return sorted(found, key=lambda request: (request.requested_at, request.partition, request.offset))
+                # stable: a partition's lie in the order they were made, and those of a window's end look back
+                return sorted(found, key=lambda request: (request.requested_at, request.partition))
             number *= LOOK_BACK
 
     def request(self, request_id: str) -> tuple[LabelRequest | None, Outcome | None]:
@@ -194,6 +214,11 @@ class Inspection:
         except ValueError as error:
             raise LedgerLost(lost(place, f"its metadata is unreadable ({error})")) from None
         return ledger, pointers, position.offset
+
+
+def _settles(found: Recorded, annotator: str | None) -> TypeGuard[Outcome | Vote]:
+    """Say whether a request waits no longer after this record, or at least not for an answer by this annotator."""
+    return isinstance(found, Outcome) or (isinstance(found, Vote) and found.annotator == annotator)
 
 
 def tail(log: Log, topic: str, number: int, *, follow: bool) -> Iterator[str]:
@@ -261,9 +286,10 @@ WHY: Final[dict[str, str]] = {
 def in_words(request: LabelRequest, outcome: Outcome | None) -> str:
     """Say in sentences why a request was made and what became of it."""
     spent = request.budget
+    about = f"{'a made-up one near ' if request.synthetic else ''}instance {request.instance_id}"
     ahead = " What is ahead of it is paid back from the instances to come." if spent["asked"] > spent["allowed"] else ""
     lines = [
-        f"Request {request.request_id} about instance {request.instance_id}, made {to_iso(request.requested_at)}.",
+        f"Request {request.request_id} about {about}, made {to_iso(request.requested_at)}.",
         f"Why: {WHY[request.reason]} ({request.reason}, strategy {request.strategy}).",
         f"The model (version {request.model_version}) said: {_guess(request.prediction)}.",
         f"{_worth(request.utility)} {_chance(request)}",
@@ -307,13 +333,19 @@ def quality_in_words(estimates: Estimates) -> list[str]:
     >>> found = Estimates(3_912, 2, response={"selected": 1.0, "rest": 0.5})
     >>> quality_in_words(found)
     ['Quality on the whole stream: unknown with 2 audit labels; 5 are needed.']
-    >>> accuracy = Estimate(0.872, 0.841, 0.899, 200)
-    >>> found = replace(found, audit_labels=200, measures={"accuracy": accuracy}, naive={"accuracy": 0.78})
+    >>> accuracy, others = Estimate(0.872, 0.841, 0.899, 200), [Estimate(x, None, None, 200) for x in (0.8, 0.4)]
+    >>> measures = {"accuracy": accuracy, "macro_f1": others[0], "log_loss": others[1]}
+    >>> recall = {"ok": Estimate(0.93, 0.9, 0.95, 193), "fraud": Estimate(0.7, None, None, 7)}
+    >>> found = replace(found, audit_labels=200, measures=measures, naive={"accuracy": 0.78}, recall=recall)
     >>> found = replace(found, improvement=Improvement(0.002, -0.036, 0.041, 8_024, 812, pays=False))
-    >>> for line in quality_in_words(found): print(line)
+    >>> for line in quality_in_words(replace(found, answered=380, untaught=41)): print(line)
     Accuracy on the whole stream 0.87 (0.84 to 0.90), on the answered ones 0.78.
     Rests on the last 3,912 instances with 200 audit labels.
     Answered: 100% of the requests the model chose, 50% of those left to chance.
+    41 of the 380 answered requests were made before the model had learned
+    anything, and count as wrong.
+    Macro-F1 0.80, log loss 0.40.
+    Recall, the rarest first: fraud 0.70, ok 0.93 (0.90 to 0.95).
     The last 8,024 labels raised the accuracy by 0.002 (-0.036 to 0.041).
     Further labels no longer pay at this rate, so far as 812 audit labels can tell:
     a gain of more than 0.041 would have been seen.
@@ -323,15 +355,38 @@ def quality_in_words(estimates: Estimates) -> list[str]:
     name = "accuracy" if "accuracy" in estimates.measures else "mae"
     found, naive = estimates.measures[name], estimates.naive[name]
     title, form = ("Accuracy", ".2f") if name == "accuracy" else ("Mean absolute error", ".4g")
-    between = "" if found.low is None else f" ({found.low:{form}} to {found.high:{form}})"
     response = estimates.response
-    return [
-        f"{title} on the whole stream {found.value:{form}}{between}, on the answered ones {naive:{form}}.",
+    lines = [
+        f"{title} on the whole stream {_interval(found, form)}, on the answered ones {naive:{form}}.",
         f"Rests on the last {estimates.instances:,} instances with {estimates.audit_labels:,} audit labels.",
         f"Answered: {response.get('selected', 1.0):.0%} of the requests the model chose, "
         f"{response.get('rest', 1.0):.0%} of those left to chance.",
-        *(_worth_in_words(estimates.improvement, name) if estimates.improvement else ()),
     ]
+    if estimates.untaught and estimates.untaught >= TOLD_FROM * estimates.answered:
+        share = f"{estimates.untaught:,} of the {estimates.answered:,}"
+        lines.append(f"{share} answered requests were made before the model had learned")
+        lines.append("anything, and count as wrong.")
+    if "macro_f1" in estimates.measures:
+        f1, loss = (estimates.measures[other].value for other in ("macro_f1", "log_loss"))
+        lines.append(f"Macro-F1 {f1:.2f}, log loss {loss:.2f}.")
+    lines += _recall_in_words(estimates.recall)
+    return lines + (_worth_in_words(estimates.improvement, name) if estimates.improvement else [])
+
+
+def _interval(found: Estimate, form: str) -> str:
+    between = "" if found.low is None else f" ({found.low:{form}} to {found.high:{form}})"
+    return f"{found.value:{form}}{between}"
+
+
+def _recall_in_words(recall: Mapping[str, Estimate]) -> list[str]:
+    """Say how much of each class is recognised, of the rarest ones if there are many; lines break between classes."""
+    if not recall:
+        return []
+    rarest = sorted(recall.items(), key=lambda item: item[1].labels)[:CLASSES_TOLD]
+    which = "the rarest first" if len(rarest) == len(recall) else f"the {CLASSES_TOLD} rarest of {len(recall)} classes"
+    told = (f"{name} {_interval(found, '.2f')}".replace(" ", NO_BREAK) for name, found in rarest)
+    lines = wrap(f"Recall, {which}: {', '.join(told)}.", 79, break_long_words=False, break_on_hyphens=False)
+    return [line.replace(NO_BREAK, " ") for line in lines]
 
 
 def _worth_in_words(found: Improvement, measure: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Log lines, as JSON for collectors or text for people: positions and reasons, never features or labels."""
+"""Log lines, as JSON for collectors or text for people: positions and reasons, never values of features or labels."""
 
 from __future__ import annotations
 

@@ -1,16 +1,19 @@
 """Putting records into a stream by hand or from a script: for the embedded log, which no Kafka producer reaches.
 
 Instances go round the partitions; an answer goes to the partition of its request, which stands in its request_id. A
-file is looked through before anything of it is appended; a pipe cannot be, and is appended batch by batch.
+file is looked through before anything of it is appended; a pipe cannot be, and its lines are appended as they come.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
+from io import BufferedReader
 from itertools import islice
-from typing import BinaryIO, Final
+from typing import Final
+from uuid import uuid4
 
 import orjson
 
@@ -19,9 +22,11 @@ from streamal.messages import SCHEMA_HEADERS, parse_request_id
 from streamal.transport.log import Append, Log, TopicPartition
 
 BATCH: Final = 500
+CHUNK: Final = 1 << 16
+"""Bytes that are taken from a pipe at once, at most: what the system keeps in one."""
 
 
-def produce(log: Log, topic: str, file: BinaryIO, *, answers: bool) -> int:
+def produce(log: Log, topic: str, file: BufferedReader, *, answers: bool) -> int:
     """Append the JSON lines of a file to a topic and return how many; what they say is checked by the worker, not here.
 
     Raises:
@@ -29,15 +34,21 @@ def produce(log: Log, topic: str, file: BinaryIO, *, answers: bool) -> int:
     """
     partitions = log.partitions(topic)
     begin = sum(log.bounds(TopicPartition(topic, p))[1] for p in range(partitions))
+    values = partial(_values, partitions=partitions, answers=answers)
     count = 0
-    with closing(log.writer(f"produce-{topic}")) as writer:
+    # a slot of its own: another one that runs beside it must not fence it
+    with closing(log.writer(f"produce-{topic}-{uuid4().hex}")) as writer:
         try:
             if file.seekable():
                 start = file.tell()
-                deque(_values(file, answers=answers), maxlen=0)
+                deque(values(file, 1), maxlen=0)
                 file.seek(start)
-            values = _values(file, answers=answers)
-            while batch := list(islice(values, BATCH)):
+            number = 1
+            for lines in _batches(file):
+                batch = list(values(lines, number))
+                number += len(lines)
+                if not batch:
+                    continue
                 writer.append(
                     [
                         Append(
@@ -54,28 +65,61 @@ def produce(log: Log, topic: str, file: BinaryIO, *, answers: bool) -> int:
     return count
 
 
-def _values(lines: Iterable[bytes], *, answers: bool) -> Iterator[tuple[bytes, int | None]]:
+def _batches(file: BufferedReader) -> Iterator[Sequence[bytes]]:
+    """Yield the lines, at most `BATCH` at once; of a pipe those that are there, without waiting for more."""
+    for come in (file,) if file.seekable() else _arrivals(file):
+        lines = iter(come)
+        while batch := list(islice(lines, BATCH)):
+            yield batch
+
+
+def _arrivals(pipe: BufferedReader) -> Iterator[list[bytes]]:
+    """Yield the lines that have come whole, each time some came, and at the end what is left without a line's end."""
+    begun: list[bytes] = []
+    while found := pipe.read1(CHUNK):
+        first, *others = found.split(b"\n")
+        begun.append(first)
+        if others:
+            yield [b"".join(begun), *others[:-1]]
+            begun = others[-1:]
+    yield [b"".join(begun)]
+
+
+def _values(
+    lines: Iterable[bytes], start: int, *, partitions: int, answers: bool
+) -> Iterator[tuple[bytes, int | None]]:
     """Yield the value of each line that is not empty, and for an answer the partition of its request."""
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start):
         if not (value := line.strip()):
             continue
         try:
             found = orjson.loads(value)
         except orjson.JSONDecodeError as error:
-            message = f"line {number}: expected a JSON object, came something else ({error.msg}, column {error.colno})"
+            hint = "" if value.startswith(b"{") else "; CSV is what `streamal simulate` reads"
+            message = (
+                f"line {number}: expected one JSON object per line, came something else ({error.msg}, column "
+                f"{error.colno}){hint}"
+            )
             raise ConfigError(message) from None
         if not isinstance(found, dict):
-            message = f"line {number}: expected a JSON object, came {type(found).__name__}"
+            message = f"line {number}: expected one JSON object per line, came {type(found).__name__}"
             raise ConfigError(message)
-        yield value, _partition(found.get("request_id"), number) if answers else None
+        yield value, _partition(found.get("request_id"), number, partitions) if answers else None
 
 
-def _partition(request_id: object, number: int) -> int:
+def _partition(request_id: object, number: int, partitions: int) -> int:
     try:
-        return parse_request_id(request_id if isinstance(request_id, str) else "")[0]
+        partition, _ = parse_request_id(request_id if isinstance(request_id, str) else "")
     except BadRecord:
         message = (
             f'line {number}: expected an answer such as {{"request_id": "0-41", "label": "fraud"}}, and its request_id '
             "is missing or none of ours"
         )
         raise ConfigError(message) from None
+    if partition >= partitions:
+        message = (
+            f"line {number}: expected the request_id of a label request of this stream, which has {partitions} "
+            f"partitions, came {request_id}; it may be that of another stream"
+        )
+        raise ConfigError(message)
+    return partition

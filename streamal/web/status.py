@@ -53,7 +53,8 @@ class Estimates:
     were chosen for being hard. `response` is the share of the requests answered so far, by stratum, `selected` or
     `rest`, where there are any. `improvement` looks back further, and is None until there is one with an interval.
     `alpha` is Krippendorff's, of the annotators' answers where several were asked; None where there is nothing to
-    compare.
+    compare. Of the `answered` requests `untaught` were made before the model had learned any class: it said nothing,
+    which counts as wrong.
     """
 
     instances: int = 0
@@ -64,6 +65,8 @@ class Estimates:
     response: Mapping[str, float] = field(default_factory=dict)
     improvement: Improvement | None = None
     alpha: float | None = None
+    answered: int = 0
+    untaught: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import pty
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,18 @@ def test_an_interrupt_is_an_end(log: EmbeddedLog, error: type[BaseException]) ->
     assert answers(log) == [{"request_id": "1-0", "label": "fraud"}]
 
 
+def test_what_ended_meanwhile_is_not_shown_and_an_answer_that_comes_too_late_not_given(
+    log: EmbeddedLog, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keys, news = iter("1221"), iter([["1-1"], [], [], [], ["1-2"], ["1-4"]])
+    terminal = Terminal(log, "answers", "ada", OPEN, lambda: next(keys, ""), ended=lambda: next(news, []))
+    assert terminal.answer_all(REQUESTS) == 2
+    assert answers(log) == [{"request_id": "1-0", "label": "ok"}, {"request_id": "1-3", "label": "fraud"}]
+    said = capsys.readouterr().out
+    assert [number for number in range(1, 6) if f"{number} of 5" in said] == [1, 3, 4]
+    assert said.index("(request 1-2,") < said.index("too late") < said.index("(request 1-3,")
+
+
 def test_nothing_to_answer(log: EmbeddedLog) -> None:
     assert Terminal(log, "answers", "ada", OPEN, key=lambda: "1").answer_all([]) == 0
 
@@ -169,6 +182,10 @@ def test_what_is_shown_is_the_display_above_the_features(display: Any, expected:
     assert [line for line in expected if line not in text] == []
     assert "amount                   12.5" in text
     assert display is None or text.index("card used abroad") < text.index("amount")
+
+
+def test_a_synthetic_request_is_not_taken_for_the_real_instance() -> None:
+    assert "1 of 1   made up, near tx-0   (request 1-0," in show(replace(request(0), synthetic=True), 1, 1, OPEN)
 
 
 def test_on_a_terminal_one_key_needs_no_enter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,6 +95,17 @@ def accuracy(estimator: Estimator) -> float:
     return estimator.estimate().measures["accuracy"].value
 
 
+def test_requests_made_before_anything_was_learned_are_wrong_and_counted() -> None:
+    events: list[Event] = []
+    for offset in range(12):
+        made = request(offset, "exploration", prediction={} if offset < 9 else SURE)
+        events += [LabelRequested(made), decided(offset, offset + 1)]
+        events += [answered(made, "a")] if offset > 1 else []
+    found = told(events).estimate()
+    assert (found.answered, found.untaught) == (10, 7)
+    assert found.naive["accuracy"] == pytest.approx(0.3)
+
+
 @pytest.mark.parametrize("wanted", [(), (1, 6), (0, 1, 5, 9, 13, 18)])
 def test_over_all_draws_there_could_have_been_it_is_right(wanted: Sequence[int]) -> None:
     """Five blocks, of which exploration draws one position each: 1,024 ways, all as likely as another."""

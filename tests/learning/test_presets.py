@@ -377,12 +377,40 @@ def test_what_neither_classifies_nor_predicts_a_number_is_refused(factories: Mod
         ("nowhere_to_be_found:build", "cannot be imported"),
         ("streamal.learning.presets:missing", "cannot be imported"),
         ("streamal.learning.presets", "must have the form"),
-        ("streamal.learning.presets:build", "is called without arguments"),
     ],
 )
 def test_a_wrong_factory_is_named_with_its_cure(path: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         from_factory(path)
+
+
+def test_parameters_are_handed_to_a_factory_by_name(factories: ModuleType) -> None:
+    factories.__dict__["build"] = lambda path, *, l2=0.0: linear_model.LinearRegression(l2=float(l2) / len(path))
+    model = from_factory("factories_under_test:build", path="ab", l2=0.5)
+    assert isinstance(model, FactoryModel)
+    assert model.estimator.l2 == 0.25
+    with pytest.raises(ModelError, match=r"failed: ValueError.*; it was called with path = 'ab', l2 = 'much'"):
+        from_factory("factories_under_test:build", path="ab", l2="much")
+
+
+@pytest.mark.parametrize(
+    ("build", "parameters", "message"),
+    [
+        (
+            lambda: None,
+            {"l2": 1, "depth": 3},
+            "takes none, came l2, depth .*; give those that it takes",
+        ),
+        (lambda rate, l2=0: None, {"lr": 1}, "'factories_under_test:build' takes rate, l2, came lr .*'rate'"),
+        (lambda rate: None, {}, "takes rate, came none"),
+    ],
+)
+def test_a_factory_that_does_not_take_the_parameters_is_told(
+    factories: ModuleType, build: Any, parameters: dict[str, Any], message: str
+) -> None:
+    factories.__dict__["build"] = build
+    with pytest.raises(ConfigError, match=f"^model.parameters: .*{message}"):
+        from_factory("factories_under_test:build", **parameters)
 
 
 ROWS: Final = [{"a": float(n % 5), "b": n * 1.5} for n in range(30)]
