@@ -97,7 +97,7 @@ class Surer(Constant):
         return self.predict([features]) * 3
 
     def predict(self, batch: Sequence[Features]) -> list[Prediction]:
-        odds = [math.exp(min(700.0, max(0.0, float(features["log_odds"])))) for features in batch]
+        odds = [math.exp(min(700.0, max(0.0, _number(features["log_odds"])))) for features in batch]
         return [{"a": odd / (1.0 + odd), "b": 1.0 / (1.0 + odd)} for odd in odds]
 
     def copy(self) -> Surer:
