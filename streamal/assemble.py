@@ -506,14 +506,12 @@ def tried(base: Settings, candidate: Candidate, seed: int) -> Settings:
     return revised(found, "strategy", chosen | ({} if strategy == base.strategy.name else {"parameters": {}}))
 
 
-def read_whole(settings: Settings, file: Path, *, label: str, rows: int | None) -> list[Row]:
-    """Read a labelled stream for a model, or its first rows.
+def read_whole(file: Path, task: Task, classes: Sequence[str], *, label: str, rows: int | None) -> list[Row]:
+    """Read a labelled stream, or its first rows, for a model that takes these classes only, or any if there are none.
 
     Raises:
-        ConfigError: it cannot be read, there is none, or the settings do not fit; see `check` and
-            `streamal.evaluate.stream.read`.
+        ConfigError: it cannot be read, there is none, or it has other classes; see `streamal.evaluate.stream.read`.
     """
-    task, classes = check(settings).task, settings.model.classes
     stream = list(islice(read(file, label=label, task=task), rows))
     if not stream:
         message = f"{file.name}: expected labelled rows, found none"

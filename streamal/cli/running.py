@@ -125,7 +125,7 @@ def _explain_run(settings: Settings) -> None:
     topics.check(found)
     settings = changed(settings, "budget", **{key: one.value for key, one in changes.items() if key != "paused"})
     plan = assemble.plans_of(settings, task, found[topics.instances])[0]
-    click.echo(f"strategy: {plan.strategy} on {settings.model.factory or settings.model.kind} ({task})")
+    click.echo(f"strategy: {plan.strategy} on {assemble.model_name(settings)} ({task})")
     click.echo(budget_in_words(settings.budget))
     for line in (*orders_in_words(changes), *pause_in_words(changes), *answers_in_words(settings)):
         click.echo(line)

@@ -173,9 +173,10 @@ def _rows_of(file: Path, settings: Settings, oracle: Oracle, label: str, rows: i
     from streamal import assemble
     from streamal.evaluate.stream import numeric
 
-    oracle.check(assemble.check(settings).task)
+    task = assemble.check(settings).task
+    oracle.check(task)
     warn(settings)
-    found = assemble.read_whole(settings, file, label=label, rows=rows)
+    found = assemble.read_whole(file, task, settings.model.classes, label=label, rows=rows)
     if count := numeric(found):
         click.echo(
             f"warning: {count:,} distinct numeric labels are taken for as many classes; did you mean --model "

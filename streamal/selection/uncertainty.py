@@ -64,9 +64,12 @@ class VariableUncertainty(FixedUncertainty):
         if not prediction:
             return
         if top_two(prediction)[0] >= self._theta:
-            self._theta = min(MOST_THETA, self._theta * (1.0 + self._step))
+            self._move(self._step)
         elif asked:
-            self._theta = max(LEAST_THETA, self._theta * (1.0 - self._step))
+            self._move(-self._step)
+
+    def _move(self, part: float) -> None:
+        self._theta = min(MOST_THETA, max(LEAST_THETA, self._theta * (1.0 + part)))
 
     def state(self) -> dict[str, Any]:
         """Return the bar."""
@@ -94,8 +97,7 @@ class RandomisedUncertainty(VariableUncertainty):
         if not prediction:
             return
         passed_over = 1.0 - self.wish(top_two(prediction)[0], len(prediction), 0.0)
-        factor = 1.0 - self._step if asked else 1.0 + self._step * passed_over
-        self._theta = min(MOST_THETA, max(LEAST_THETA, self._theta * factor))
+        self._move(-self._step if asked else self._step * passed_over)
 
 
 class Split(VariableUncertainty):
