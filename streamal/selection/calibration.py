@@ -31,6 +31,8 @@ def odds_moved(chance: float, before: float, after: float) -> float:
     """
     if not 0.0 < after < 1.0:
         return float(after >= 1.0)
+    if chance == 1.0:
+        return chance
     times = after * (1.0 - before) / (before * (1.0 - after))
     return chance * times / (1.0 - chance + chance * times)
 

@@ -7,7 +7,7 @@ from random import Random
 from statistics import fmean
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamal.selection.calibration import LEAST_FACTOR, MOST_FACTOR, Calibration, odds_moved
@@ -33,6 +33,7 @@ def test_the_odds_move_as_those_of_the_rate_do(chance: float, before: float, aft
 
 
 @given(chance=chances, before=rates, after=st.floats(0.0, 20.0))
+@example(chance=1.0, before=0.5, after=5e-324)
 def test_what_comes_out_is_a_chance(chance: float, before: float, after: float) -> None:
     assert 0.0 <= odds_moved(chance, before, after) <= 1.0
 
