@@ -6,6 +6,8 @@ Every choice below that looks odd guards against one measured fault of kafka-pyt
   next one, so a `TransactionalWriter` gives its producer away before each transaction and takes it back after success;
 - a rejoin caused by changed metadata alone can be forgotten, after which `poll` is empty for ever, so `GroupMembership`
   asks for metadata first, mends the forgotten rejoin at each poll, and has a watchdog for what is left;
+- a join that is done between two polls is thrown away and begun anew, with another rebalance for everybody, and members
+  whose polls are short can go on like that for ever, so `keep_join` keeps it for the next poll;
 - partitions that stay keep their fetch position through a rebalance, so every owned partition is sought to its
   committed position after each one;
 - after an exception `poll` may spin for ever, so the first error of a membership is its last;
@@ -438,6 +440,24 @@ class Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
         self.lost = True
 
 
+def keep_join(coordinator: Any) -> None:
+    """Let a consumer's next poll have what a join has brought that was done between two polls."""
+    attempt = coordinator._do_join_and_sync_async  # noqa: SLF001
+    kept: tuple[object, bytes] | None = None
+
+    async def join() -> bytes:
+        nonlocal kept
+        # Whoever has taken it is stable, an expelled member has no generation, and a heartbeat tells what came later.
+        if kept and coordinator.rebalance_in_progress() and kept[0] is coordinator._generation:  # noqa: SLF001
+            return kept[1]
+        kept = None
+        assignment: bytes = await attempt()
+        kept = coordinator._generation, assignment  # noqa: SLF001
+        return assignment
+
+    coordinator._do_join_and_sync_async = join  # noqa: SLF001
+
+
 class GroupMembership:
     """A `Membership` by a `KafkaConsumer`; its first error is its last."""
 
@@ -462,6 +482,7 @@ class GroupMembership:
         self._ends_at = 0.0
         self._lag_known_at = monotonic()
         self._consumer = cluster.member(group)
+        keep_join(self._consumer._coordinator)  # noqa: SLF001
         with self._crash_only("describe the topics of the group"):
             self._consumer.subscribe(topics=list(topics), listener=self._ownership)
             # A join before the metadata have come is followed by a second one, which is the one that may get lost.

@@ -51,17 +51,13 @@ def topic(log: KafkaLog) -> str:
     return name
 
 
-JOIN_WITHIN = 0.3
-"""Seconds: two members that share a thread and poll for less than a join takes make each other begin anew for ever."""
-
-
 def poll_until(done: Callable[[], bool], *members: Membership) -> None:
     """Poll the members in turn, as their processes would."""
     deadline = monotonic() + PATIENCE
     while not done():
         assert monotonic() < deadline, f"the group did not settle: {[(m.epoch, m.assignment) for m in members]}"
         for member in members:
-            member.poll(JOIN_WITHIN, 100)
+            member.poll(0.05, 100)
 
 
 def collect(expected: int, member: Membership) -> list[Record]:
@@ -284,6 +280,24 @@ def test_partitions_added_to_a_running_group_are_taken_up(log: KafkaLog, topic: 
             assert monotonic() < deadline, "the join was lost"
             consumer._cluster.request_update()
             member.poll(0.005, 10)
+
+
+@pytest.mark.kafka
+def test_a_join_that_is_done_between_two_polls_is_not_repeated(log: KafkaLog, topic: str) -> None:
+    first = joined(log, topic)
+    second = log.membership(f"group-{topic}", [topic], ignore)
+    alone = first.epoch
+    deadline = monotonic() + PATIENCE
+    while first.epoch == alone:
+        assert monotonic() < deadline, "the first member was not asked to join again"
+        second.poll(0.05, 100)
+        first.poll(0, 100)
+    poll_until(lambda: bool(second.assignment), second)
+    generation = second.epoch[0]  # type: ignore[index]
+    # The second member has its share, so the first one has told the group, and its own join is done too.
+    poll_until(lambda: bool(first.assignment), first)
+    poll_until(lambda: bool(second.assignment), second)
+    assert first.epoch[0] == second.epoch[0] == generation  # type: ignore[index]
 
 
 @pytest.mark.kafka
