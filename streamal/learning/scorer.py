@@ -12,14 +12,14 @@ last bit). Whatever differs (another layout, a string, a missing value) goes thr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
 from river.linear_model import LinearRegression, LogisticRegression
 from river.multiclass import OneVsRestClassifier
 
-from streamal.learning.estimators import CHUNK, DENSITY_FLOOR, NOTHING, LeanGaussianNB
+from streamal.learning.estimators import CHUNK, DENSITY_FLOOR, NO_SPREAD, LeanGaussianNB
 from streamal.learning.scaling import FARTHEST, Scaling
 from streamal.messages import VALUE, Features, Prediction
 
@@ -71,10 +71,8 @@ def bind_linear(
 def bind_gaussian(estimator: LeanGaussianNB, layout: Layout, labels: Layout, slow: Slow) -> Scorer:
     """Bind priors and densities of every class to the function of their shape."""
     priors = [prior for _, prior in sorted(estimator.log_priors().items())]
-    terms = []
-    for code in range(len(labels)):
-        known: Mapping[str, Any] = estimator.gaussians.get(code, {})
-        terms.append([known.get(name, NOTHING).terms for name in layout])
+    columns = [estimator.terms(name) for name in layout]
+    terms = [[column.get(code, NO_SPREAD) for column in columns] for code in range(len(labels))]
     scorer: Scorer = compile_gaussian(len(layout), len(labels))(
         layout, priors, terms, labels, slow, DENSITY_FLOOR, math.exp, math.log
     )
@@ -145,15 +143,10 @@ def compile_gaussian(features: int, classes: int) -> Callable[..., Any]:
     outputs = range(classes)
     conclude = [
         "top = " + (f"max({', '.join(f'l{j}' for j in outputs)})" if classes > 1 else "l0"),
-        # Densities of a nearly constant feature can overflow; the slow path adds logarithms instead.
-        "if not top < inf:",
-        "    add(slow(x))",
-        "    continue",
         *(f"p{j} = exp(l{j} - top)" for j in outputs),
         *normalise(classes),
     ]
     bindings = [
-        "inf = float('inf')",
         unpack(f"r{j}" for j in outputs) + "= priors",
         *(
             unpack(f"({', '.join(f'{part}{j}_{i}' for part in 'mhn')})" for i in range(features)) + f"= terms[{j}]"
