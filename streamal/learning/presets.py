@@ -1,8 +1,7 @@
 """The models by name: a River estimator with the encoding, scaling and defaults that selective sampling needs.
 
 Linear models and nearest neighbours are scaled; trees and naive Bayes are not. Classification trees predict by naive
-Bayes leaves with a floor under the density (`streamal.learning.estimators`), since stock leaves collapse on selected
-labels.
+Bayes leaves with the densities of `streamal.learning.estimators`, since stock leaves collapse on selected labels.
 
 `lookahead` follows the cost of a copy: up to about 2 ms for linear models, naive Bayes and one Hoeffding tree; the
 adaptive tree, the forest (tens of milliseconds) and nearest neighbours (their whole window) are too dear. An
@@ -215,12 +214,12 @@ def knn(*, neighbours: int = 5, window: int = NEIGHBOURS_WINDOW, scaling: Scalin
 
 
 def gaussian_nb() -> OnlineModel:
-    """Gaussian naive Bayes."""
+    """Gaussian naive Bayes whose spreads start from those over all classes."""
     return unscaled(LeanGaussianNB(), lookahead=True)
 
 
 def hoeffding_tree(*, grace_period: int = 200, delta: float = 1e-7, tau: float = 0.05, splits: int = 10) -> OnlineModel:
-    """Hoeffding tree with naive Bayes leaves and a floor under their densities."""
+    """Hoeffding tree with such naive Bayes in its leaves."""
     splitter = FlooredSplitter(n_splits=splits)
     estimator = tree.HoeffdingTreeClassifier(
         grace_period=grace_period, delta=delta, tau=tau, leaf_prediction="nb", splitter=splitter
