@@ -106,6 +106,17 @@ def densities(classes: Mapping[Any, LeanGaussian]) -> dict[Any, Terms]:
     return terms
 
 
+def floored(terms: Terms, value: float) -> float:
+    """Return a density at a value, with the floor under it.
+
+    >>> floored(NO_SPREAD, 3.0) == DENSITY_FLOOR
+    True
+    """
+    m, h, n = terms
+    d = value - m
+    return DENSITY_FLOOR + n * math.exp(d * d * h)
+
+
 class FlooredSplitter(GaussianSplitter):
     """River's Gaussian splitter with the densities of this module, for trees that learn from selected labels."""
 
@@ -126,13 +137,15 @@ class FlooredSplitter(GaussianSplitter):
             self._min_per_class[target_val] = self._max_per_class[target_val] = att_val
         super().update(att_val, target_val, w)  # type: ignore[no-untyped-call]
 
-    def cond_log_proba(self, att_val: float, target_val: int) -> float:
+    def cond_proba(self, att_val: float, target_val: Any) -> float:
+        """Return the density of a value given a class."""
+        return math.exp(self.cond_log_proba(att_val, target_val))
+
+    def cond_log_proba(self, att_val: float, target_val: Any) -> float:
         """Return the log density of a value given a class."""
         if self._terms is None:
             self._terms = densities(self._att_dist_per_class)
-        m, h, n = self._terms.get(target_val, NO_SPREAD)
-        d = att_val - m
-        return math.log(DENSITY_FLOOR + n * math.exp(d * d * h))
+        return math.log(floored(self._terms.get(target_val, NO_SPREAD), att_val))
 
 
 class LeanGaussianNB(GaussianNB):
@@ -186,11 +199,7 @@ class LeanGaussianNB(GaussianNB):
         found = self.log_priors()
         terms = [(value, self.terms(name)) for name, value in x.items()]
         for label in found:
-            factors = []
-            for value, known in terms:
-                m, h, n = known.get(label, NO_SPREAD)
-                d = value - m
-                factors.append(DENSITY_FLOOR + n * math.exp(d * d * h))
+            factors = [floored(known.get(label, NO_SPREAD), value) for value, known in terms]
             for start in range(0, len(factors), CHUNK):
                 found[label] += math.log(math.prod(factors[start : start + CHUNK]))
         return found

@@ -441,7 +441,10 @@ class Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
 
 
 def keep_join(coordinator: Any) -> None:
-    """Let a consumer's next poll have what a join has brought that was done between two polls."""
+    """Let a consumer's next poll have what a join has brought that was done between two polls.
+
+    Private names, hence the pinned version.
+    """
     attempt = coordinator._do_join_and_sync_async  # noqa: SLF001
     kept: tuple[object, bytes] | None = None
 

@@ -81,7 +81,7 @@ def test_with_many_examples_naive_bayes_is_rivers() -> None:
         assert lean.predict_proba_one(asked) == pytest.approx(river.predict_proba_one(asked), abs=2e-3)
 
 
-@pytest.mark.parametrize("unit", [1e-12, 1e-3, 1e3, 1e12])
+@pytest.mark.parametrize("unit", [1e-140, 1e-12, 1e-3, 1e3, 1e12, 1e90])
 def test_the_unit_of_a_feature_does_not_matter(unit: float) -> None:
     told, other = LeanGaussianNB(), LeanGaussianNB()
     for index in range(60):
