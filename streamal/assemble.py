@@ -209,6 +209,7 @@ def plans_of(settings: Settings, task: Task, partitions: int, *, paused: bool = 
             answers=settings.annotation.answers_per_request,
             unlabelled=settings.learn.unlabelled_share,
             self_training=settings.learn.self_training,
+            duplicate_digits=strategy.duplicate_digits,
         )
         for plan in whole.deal(partitions, burst=budget.burst)
     ]

@@ -19,9 +19,9 @@ DriftSource = Literal["errors", "utilities", "features"]
 class InstancesDecided:
     """A run of instances of one partition was decided on.
 
-    `declined` counts why the others were not asked about: `low_utility`, or a permit that was refused (`rate`,
-    `queue_full`, `limit_count`, `limit_cost`). Those that wait for the end of a window are counted there. `predictions`
-    are the served model's, one per instance; `utilities` likewise, as each came.
+    `declined` counts why the others were not asked about: `low_utility`, `near_duplicate` of one that waits, or a
+    permit that was refused (`rate`, `queue_full`, `limit_count`, `limit_cost`). Those that wait for the end of a window
+    are counted there. `predictions` are the served model's, one per instance; `utilities` likewise, as each came.
     """
 
     partition: int

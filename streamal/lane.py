@@ -61,6 +61,7 @@ from streamal.selection.coin import Coin
 from streamal.selection.exploration import Exploration
 from streamal.selection.registry import build
 from streamal.selection.strategy import Candidate, Choice, Proposal, QueryStrategy, Standing, StrategySpec
+from streamal.selection.threshold import overflows
 from streamal.voting import revises, verdict, why_repeated
 
 CLOCK_AHEAD: Final = 60.0
@@ -83,7 +84,7 @@ ENDINGS: Final[Mapping[AnswerKind, OutcomeKind]] = {
 REPLAY: Final = "replay"
 """The annotator's name where an instance brought its own label."""
 
-OFF: Final[Mapping[str, Any]] = {"answers": 1, "unlabelled": 0.0, "self_training": None}
+OFF: Final[Mapping[str, Any]] = {"answers": 1, "unlabelled": 0.0, "self_training": None, "duplicate_digits": 0}
 """Fields of a plan that the audit leaves out where they change nothing: so it is as it was before there were any."""
 
 Asked = tuple[float, float, Reason, bool | None]
@@ -98,6 +99,8 @@ class SamplingPlan:
     how many annotators a request waits for: each costs what an instance's label does. `unlabelled` is the share of the
     instances not asked about that the model is to learn from without an answer, `self_training` the probability from
     which on it takes its own prediction for their label, once it has learned `LEAST_TAUGHT` examples; None for never.
+    The strategy does not get an instance that agrees with one that waits to `duplicate_digits` digits of each number;
+    0 lets it have all of them.
     """
 
     budget: BudgetPlan
@@ -111,6 +114,7 @@ class SamplingPlan:
     answers: int = 1
     unlabelled: float = 0.0
     self_training: float | None = None
+    duplicate_digits: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as a JSON object, for the audit."""
@@ -166,7 +170,7 @@ class Lane:
         self._lookahead = Lookahead()
         self._moments = MomentAccumulator()
         self._moments_at = -math.inf
-        self.pending = PendingRequests()
+        self.pending = PendingRequests(plan.duplicate_digits)
         self._latest = math.inf
         self._adopted: dict[int, LabelRequest] = {}
         self._adopted_end = 0
@@ -354,7 +358,8 @@ class Lane:
         if not math.isfinite(utility):
             utility = math.inf
         utilities.append(utility)
-        wanted = self._coin.toss(instance.offset) < propensity
+        alike = (wanted := self._coin.toss(instance.offset) < propensity) and self._repeats(instance.features)
+        wanted = wanted and not alike
         would_select = None if window is not None else wanted and budget.tokens >= 1.0
         reason: Reason | None = None
         made = self._adopted.get(instance.offset)
@@ -372,7 +377,7 @@ class Lane:
         if window is not None:
             window.add(instance, decided=reason is not None)
         elif reason is None:
-            declined["low_utility"] += 1
+            declined["near_duplicate" if alike else "low_utility"] += 1
         if reason is None:
             asked = False
         elif made is not None:
@@ -388,6 +393,10 @@ class Lane:
         budget.spend(self._price(instance), explored=drawn)
         exploration.done |= drawn
         return utility, propensity, reason, would_select
+
+    def _repeats(self, features: Features) -> bool:
+        """Say whether one like it waits for its answer, so that its own can wait; not where allowance would be lost."""
+        return self.pending.like(features) and not overflows(self._standing)
 
     def _price(self, instance: Instance) -> float:
         """Return what all answers about an instance cost."""
@@ -408,6 +417,9 @@ class Lane:
         chosen: set[int] = set()
         for place, utility, propensity, synthetic in choices:
             instance = instances[place]
+            if self._repeats(instance.features if synthetic is None else synthetic):
+                declined["near_duplicate"] += 1
+                continue
             refusal = self._budget.refusal(self._price(instance), len(self.pending), free=False)
             if refusal is not None:
                 declined[refusal] += 1

@@ -4,29 +4,53 @@ Verification latency is normal: answers come hours later, out of order, or never
 answer, or the last where it waits for several, by expiry, or because it was cancelled. The last `REMEMBERED` that left
 are kept with their outcome: so a late or second answer can be told from one to a request that never was, and a later
 revision can correct what was said.
+
+An instance that is nearly the same as one that waits would teach the same, and show an annotator the same thing twice;
+so what waits can be asked whether there is one like it.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from typing import Final
 
-from streamal.messages import LabelRequest, Outcome, Vote
+from streamal.messages import Features, LabelRequest, Outcome, Vote
 
 REMEMBERED: Final = 1_024
 """About 2 MB per partition with 8 features, since a correction needs the features once more."""
 
 
+def sketch(features: Features, digits: int) -> int:
+    """Return what instances share whose numbers are the same to so many significant digits, and all else is equal.
+
+    It is good within this process only: strings hash differently in each.
+
+    >>> sketch({"x": 1.2345, "city": "Oslo"}, 3) == sketch({"city": "Oslo", "x": 1.2301}, 3)
+    True
+    >>> sketch({"x": 1.2345}, 3) == sketch({"x": 1.2401}, 3)
+    False
+    """
+    return hash(
+        frozenset(
+            (name, float(f"{value:.{digits}g}") if isinstance(value, int | float) else value)
+            for name, value in features.items()
+        )
+    )
+
+
 class PendingRequests:
     """The requests of one partition in the order they were made, found by instance offset.
 
-    Offsets may go back: a request at the end of a window is about any instance in it.
+    Offsets may go back: a request at the end of a window is about any instance in it. `digits` says how many of each
+    number's have to agree for two instances to be alike, 0 that none are.
     """
 
-    __slots__ = ("_gone", "_votes", "_waiting")
+    __slots__ = ("_digits", "_gone", "_sketches", "_votes", "_waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, digits: int = 0) -> None:
+        self._digits = digits
+        self._sketches: Counter[int] = Counter()
         self._waiting: dict[int, LabelRequest] = {}
         self._gone: OrderedDict[int, Outcome] = OrderedDict()
         self._votes: dict[int, dict[str, Vote]] = {}
@@ -65,15 +89,26 @@ class PendingRequests:
 
     def add(self, request: LabelRequest) -> None:
         """Let a request wait."""
+        if self._digits and request.offset not in self._waiting:
+            self._sketches[sketch(request.features, self._digits)] += 1
         self._waiting[request.offset] = request
 
     def remove(self, outcome: Outcome) -> None:
         """Let a request leave, if it waits, and remember what became of it."""
-        self._waiting.pop(outcome.offset, None)
+        left = self._waiting.pop(outcome.offset, None)
+        if self._digits and left is not None:
+            known = sketch(left.features, self._digits)
+            self._sketches[known] -= 1
+            if not self._sketches[known]:
+                del self._sketches[known]
         self._votes.pop(outcome.offset, None)
         self._gone[outcome.offset] = outcome
         if len(self._gone) > REMEMBERED:
             self._gone.popitem(last=False)
+
+    def like(self, features: Features) -> bool:
+        """Say whether an instance like this one waits for its answer."""
+        return bool(self._sketches) and sketch(features, self._digits) in self._sketches
 
     def expired(self, now: float) -> list[LabelRequest]:
         """Return the requests whose time is up, oldest first; they stay until removed.

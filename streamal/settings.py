@@ -486,6 +486,10 @@ class Strategy(Section):
     """Past instances of the same predicted class a utility is compared with. Less follows changes faster, more is
     steadier and tells low rates apart: a rank among 512 can be as fine as 0.2 %. 128 to 512 are equal within noise.
     """
+    duplicate_digits: int = Field(default=4, ge=0, le=15)
+    """While an instance waits for its answer, the strategy chooses none that is the same to so many significant digits
+    of each number, and otherwise equal; chance still may. More: only what is closer counts as the same. 0: off.
+    """
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the coin; the same seed and stream give the same decisions."""
     parameters: dict[str, Any] = {}

@@ -57,15 +57,15 @@ def declined(lane: Lane, instances: list[Instance]) -> dict[str, int]:
     delay=st.sampled_from([0, 30, 120]),
     silent=st.sampled_from([0, 3]),
     serve=st.booleans(),
+    digits=st.sampled_from([0, 1, 4]),
     cuts=st.sets(st.integers(1, 399), max_size=60),
 )
 def test_however_a_stream_is_cut_into_batches_the_decisions_are_the_same(
-    strategy: str, seed: int, delay: int, silent: int, serve: bool, cuts: set[int]
+    strategy: str, seed: int, delay: int, silent: int, serve: bool, digits: int, cuts: set[int]
 ) -> None:
     instances = stream(400, seed)
-    whole, cut = (
-        Partition(plan(strategy, seed=seed, serve=serve), logistic(), delay=delay, silent=silent) for _ in "ab"
-    )
+    chosen = replace(plan(strategy, seed=seed, serve=serve), duplicate_digits=digits)
+    whole, cut = (Partition(chosen, logistic(), delay=delay, silent=silent) for _ in "ab")
     whole.run(instances)
     cut.run(instances, cuts)
     assert cut.requests == whole.requests
@@ -495,3 +495,56 @@ def test_what_a_torn_transaction_kept_is_not_kept_again_nor_asked_about() -> Non
     assert found.isdisjoint(record.offset for record in left[:60])
     assert asked
     assert min(asked) > left[59].offset
+
+
+def alternating(count: int) -> list[Instance]:
+    """Return instances of which every other one is the same, and each of the others its own."""
+    return [found._replace(features={"x": 1.0}) if found.offset % 2 else found for found in stream(count)]
+
+
+def test_what_is_nearly_the_same_as_what_waits_is_not_chosen_until_that_has_its_answer() -> None:
+    kept_apart = replace(plan("random", loan=0), duplicate_digits=3)
+    lane = new_lane(kept_apart)
+    waits = False
+    for instance in alternating(600):
+        if waits and instance.features == {"x": 1.0}:
+            instance = instance._replace(features={"x": 1.0004})
+        for request in requests_of(lane, [instance]):
+            assert not waits or request.features != {"x": 1.0004} or request.reason == "exploration"
+            waits |= request.features == {"x": 1.0}
+    assert waits
+    assert declined(lane, alternating(2_000)[600:]).get("near_duplicate", 0) > 0
+    for request in list(lane.pending):
+        lane.resolve(request.offset, answer_to(request.request_id), 0.0)
+    later = requests_of(lane, [found._replace(offset=found.offset + 2_000) for found in alternating(200)])
+    assert any(request.features == {"x": 1.0} and request.reason != "exploration" for request in later)
+
+
+def test_without_the_setting_the_same_thing_is_asked_as_often_as_it_comes() -> None:
+    asked = [request.features for request in requests_of(new_lane(plan("random", loan=0)), alternating(600))]
+    assert asked.count({"x": 1.0}) > 10
+
+
+@pytest.mark.parametrize("strategy", sorted(name for name, e in STRATEGIES.items() if "classification" in e.tasks))
+def test_a_stream_of_nothing_but_the_same_still_spends_its_allowance(strategy: str) -> None:
+    lane = new_lane(replace(plan(strategy), duplicate_digits=4))
+    asked = requests_of(lane, [found._replace(features={"x": 1.0}) for found in stream(1_000)])
+    assert 0.85 * RATE * 1_000 <= len(asked) <= RATE * 1_000 + 1
+
+
+def test_exploration_asks_although_the_same_waits_and_says_that_the_strategy_would_not() -> None:
+    lane = new_lane(replace(plan("random", loan=0), duplicate_digits=4))
+    same = [request for request in requests_of(lane, alternating(400)) if request.features == {"x": 1.0}]
+    assert {request.reason for request in same[1:]} == {"exploration"}
+    assert not any(request.would_select for request in same[1:])
+
+
+def test_who_takes_a_partition_over_knows_what_waits() -> None:
+    chosen = replace(plan("random", loan=0), duplicate_digits=4)
+    former = new_lane(chosen)
+    made = requests_of(former, alternating(200))
+    assert any(request.features == {"x": 1.0} for request in made)
+    heir = new_lane(chosen)
+    heir.take_over(Handover(ledger=former.ledger(), requests=made))
+    rest = alternating(800)[200:]
+    assert requests_of(heir, rest) == requests_of(former, rest)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from streamal.messages import LabelRequest, Outcome
-from streamal.pending import REMEMBERED, PendingRequests
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamal.messages import Features, LabelRequest, Outcome
+from streamal.pending import REMEMBERED, PendingRequests, sketch
 
 FIRST = LabelRequest(
     partition=0,
@@ -119,3 +122,43 @@ def test_a_request_without_expiry_does_not_hold_up_those_made_after_one_was_set(
     pending = waiting(3)
     pending.add(replace(FIRST, offset=5, expires_at=10.0))
     assert [request.offset for request in pending.expired(10.0)] == [5]
+
+
+def about(offset: int, **features: float | str | None) -> LabelRequest:
+    return replace(FIRST, offset=offset, features=features)
+
+
+def test_an_instance_is_like_one_that_waits_until_the_last_such_one_has_left() -> None:
+    pending = PendingRequests(digits=3)
+    assert not pending.like({"x": 1.0})
+    for request in (about(1, x=1.234, city="Oslo"), about(2, city="Oslo", x=1.231), about(2, city="Oslo", x=1.231)):
+        pending.add(request)
+    near: Features = {"x": 1.2299999, "city": "Oslo"}
+    assert pending.like(near)
+    others: list[Features] = [
+        {"x": 1.24, "city": "Oslo"},
+        {"x": 1.23, "city": "Rome"},
+        {"x": 1.23},
+    ]
+    assert not any(map(pending.like, others))
+    pending.remove(replace(LEARNED, offset=2))
+    assert pending.like(near)
+    pending.remove(replace(LEARNED, offset=1))
+    pending.remove(replace(LEARNED, offset=1))
+    assert not pending.like(near)
+
+
+def test_without_digits_nothing_is_alike() -> None:
+    pending = PendingRequests()
+    pending.add(about(1, x=1.0))
+    assert not pending.like({"x": 1.0})
+
+
+@given(st.dictionaries(st.text(max_size=3), st.floats(-1e100, 1e100) | st.text(max_size=3) | st.none() | st.booleans()))
+def test_an_instance_is_like_itself_whatever_the_order_and_type_of_its_numbers(
+    features: Features,
+) -> None:
+    turned = dict(reversed(list(features.items())))
+    assert sketch(features, 15) == sketch(turned, 15)
+    assert sketch({**features, "number": 3}, 4) == sketch({"number": 3.0, **features}, 4)
+    assert sketch({**features, "number": 3}, 4) != sketch({**features, "number": None}, 4)

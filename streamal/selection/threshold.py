@@ -35,7 +35,17 @@ def steered_rate(standing: Standing) -> float:
     softness = min(SOFTNESS, standing.cap / -math.log(rate)) if 0.0 < rate < 1.0 else SOFTNESS
     surplus = min(MOST_SURPLUS, (standing.level + rate) / softness)
     steered = (1.0 - standing.epsilon) * rate * math.exp(surplus)
-    return max(1.0, steered) if standing.level >= FULL_PART * standing.cap else steered
+    return max(1.0, steered) if overflows(standing) else steered
+
+
+def overflows(standing: Standing) -> bool:
+    """Say whether nearly all that is kept lies unused, so that what is not asked now is soon lost.
+
+    >>> from streamal.selection.strategy import Standing
+    >>> [overflows(Standing(rate=0.05, cap=23.0, level=level)) for level in (8.0, 22.0)]
+    [False, True]
+    """
+    return standing.level >= FULL_PART * standing.cap
 
 
 def spill(standing: Standing) -> float:

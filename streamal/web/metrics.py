@@ -122,6 +122,9 @@ class Metrics:
         self._denied = self._counter(
             "budget_denied", "Instances that were to be asked about and lacked a permit.", permit=get_args(Permit)
         )
+        self._near_duplicates = self._counter(
+            "near_duplicates", "Instances left out while one that is nearly the same waited for its answer."
+        )
         self._utility = self._histogram("utility", "Utility of the instances asked about.", UTILITIES)
         self._unbounded = self._counter(
             "utility_non_finite", "Requests whose utility was infinite or not a number, which counts as the highest."
@@ -292,7 +295,9 @@ class Metrics:
         self._instances.labels(self._pipeline, "request").inc(event.asked)
         self._instances.labels(self._pipeline, "pass").inc(event.count - event.asked)
         for cause, count in event.declined.items():
-            if cause != "low_utility":
+            if cause == "near_duplicate":
+                self._near_duplicates.labels(self._pipeline).inc(count)
+            elif cause != "low_utility":
                 self._denied.labels(self._pipeline, cause).inc(count)
 
     def _asked_for(self, request: LabelRequest) -> None:

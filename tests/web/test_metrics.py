@@ -118,12 +118,13 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
 
 
 def test_a_decided_batch_counts_all_its_instances(metrics: Metrics) -> None:
-    metrics.observe(decided(100, 5, low_utility=90, rate=3, queue_full=2))
+    metrics.observe(decided(100, 5, low_utility=86, near_duplicate=4, rate=3, queue_full=2))
     assert value(metrics, "instances_total", decision="request") == 5
     assert value(metrics, "instances_total", decision="pass") == 95
     assert value(metrics, "budget_denied_total", permit="rate") == 3
     assert value(metrics, "budget_denied_total", permit="queue_full") == 2
     assert value(metrics, "budget_denied_total", permit="low_utility") is None
+    assert value(metrics, "near_duplicates_total") == 4
 
 
 def test_requests_count_by_reason_and_show_their_utility(metrics: Metrics) -> None:
