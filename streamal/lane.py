@@ -410,13 +410,16 @@ class Lane:
             return self._adopt(instances, end, declined, now)
         events: list[Event] = []
         choices: Sequence[Choice] = ()
-        if (count := min(len(instances), int(self._budget.tokens))) > 0:
-            candidates, known = self._candidates(instances), self.pending.latest()
+        fresh = [instance for instance in instances if not self._repeats(instance.features)]
+        if repeated := len(instances) - len(fresh):
+            declined["near_duplicate"] += repeated
+        if (count := min(len(fresh), int(self._budget.tokens))) > 0:
+            candidates, known = self._candidates(fresh), self.pending.latest()
             choices = window.chooser.choose(candidates, known, count, self._standing)
-        declined["low_utility"] += len(instances) - len(choices)
+        declined["low_utility"] += len(fresh) - len(choices)
         chosen: set[int] = set()
         for place, utility, propensity, synthetic in choices:
-            instance = instances[place]
+            instance = fresh[place]
             if self._repeats(instance.features if synthetic is None else synthetic):
                 declined["near_duplicate"] += 1
                 continue
@@ -427,9 +430,9 @@ class Lane:
             self._budget.spend(self._price(instance), explored=False)
             asked: Asked = utility, propensity, "uncertainty", True
             events += self._request(instance, None, asked, now, synthetic)
-            chosen.add(place)
-        for place, instance in enumerate(instances):
-            if place not in chosen:
+            chosen.add(instance.offset)
+        for instance in instances:
+            if instance.offset not in chosen:
                 events += self._keep(instance, None)
         return events
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import orjson
@@ -174,6 +176,29 @@ def test_every_instance_is_counted_once_as_asked_or_declined(strategy: str) -> N
     assert asked == lane.asked
     assert asked + declined.total() + open_yet == 7 * SIZE + 30
     assert immediate == (declined.keys() == {"low_utility"})
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_window_asks_about_nothing_that_is_nearly_the_same_as_what_waits_and_spends_all_the_same(method: str) -> None:
+    chosen = replace(plan(method=method), duplicate_digits=4)
+    partition = Partition(chosen, logistic(), delay=250)
+    partition.run(
+        [found._replace(features={"x": 1.0, "y": 2.0}) if found.offset % 4 else found for found in stream(LENGTH)]
+    )
+    requests = requests_of(partition)
+    by_choice = [request for request in requests if request.reason == "uncertainty"]
+    repeated = [request.budget["seen"] for request in by_choice if request.features == {"x": 1.0, "y": 2.0}]
+    assert all(later - earlier >= 250 for earlier, later in pairwise(repeated))
+    assert RATE * LENGTH - 4.0 < len(requests) <= RATE * LENGTH
+
+
+@pytest.mark.parametrize("strategy", ["pool", "synthesis"])
+def test_every_instance_is_counted_once_where_half_of_them_repeat_each_other(strategy: str) -> None:
+    lane = Lane(replace(plan(strategy), duplicate_digits=4), 0, Fold(Settled()))
+    same = [found._replace(features={"x": 1.0, "y": 2.0}) if found.offset % 2 else found for found in stream(7 * SIZE)]
+    [event] = [event for event in lane.decide(same, 0.0) if isinstance(event, InstancesDecided)]
+    assert event.declined["near_duplicate"] > SIZE
+    assert event.asked + sum(event.declined.values()) == 7 * SIZE
 
 
 def test_limits_and_a_full_queue_have_the_last_word() -> None:

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.label_efficiency run` and `report`."""
+"""`python -m benchmarks.label_efficiency run`, `report` and `streams`."""
 
 from __future__ import annotations
 
@@ -112,6 +112,16 @@ def run(
         for _ in keep(run_all(missing, paths, jobs), cells, commit()):
             progress.advance(bar)
     click.echo(f"{len(wanted):,} cells, {len(missing):,} of them new, in {cells}; see: {PROGRAM} report")
+
+
+@main.command("streams")
+@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+def further(directory: Path) -> None:
+    """Write further labelled streams into DIRECTORY, for `run --streams`; two packages have to bring some of them."""
+    from benchmarks.label_efficiency import streams
+
+    for name, rows, classes in streams.write(directory):
+        click.echo(f"{name}: {rows:,} rows, {classes} classes")
 
 
 @main.command("report")

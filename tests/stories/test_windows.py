@@ -56,7 +56,7 @@ def test_windows_are_asked_answered_interrupted_and_verified(
     records = stage.tape(stage.topics.label_requests).records()
     requests = [LabelRequest.decode(record.value or b"") for record in records]
     late = [request for request in requests if request.budget["seen"] > request.offset + 1]
-    assert len(late) >= 0.2 * len(requests)
+    assert len(late) >= 0.15 * len(requests)
     assert {request.budget["seen"] % WINDOW for request in late} == {0}
     assert any(request.synthetic for request in requests) == (parameters.get("mode") == "synthetic")
     assert "Everything that was replayed is equal to the last bit." in command(stage, "verify")
