@@ -20,7 +20,8 @@ CRASH_TWICE = (
     REPORT + "path = sys.argv[1]; runs = os.path.getsize(path); open(path, 'a').write('x'); "
     "sys.exit(int(sys.argv[2]) if runs < 2 else 0)"
 )
-WAIT = REPORT + "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); print('ready', flush=True); signal.pause()"
+BLOCK = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); print('ready', flush=True); "
+WAIT = REPORT + BLOCK + "signal.sigwait([signal.SIGTERM]); sys.exit(0)"
 DEADLINE = 60.0
 
 Start = Callable[..., "subprocess.Popen[str]"]
