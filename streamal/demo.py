@@ -9,6 +9,7 @@ asking at random. Both are scored on every instance, before its label is known t
 from __future__ import annotations
 
 import math
+import signal
 import tempfile
 import threading
 import time
@@ -305,11 +306,21 @@ def _admit(demo: Demo, took: float, console: Console) -> None:
 
 
 def _stay(demo: Demo, server: Server, begun: float, console: Console) -> None:
-    console.print(
-        f"\nStill serving: {server.url}/healthz /readyz /metrics /api/v1/status. Ctrl+C ends it.", highlight=False
-    )
-    demo.limit = math.inf
+    with _interrupted() as interrupted:
+        console.print(
+            f"\nStill serving: {server.url}/healthz /readyz /metrics /api/v1/status. Ctrl+C ends it.", highlight=False
+        )
+        demo.limit = math.inf
+        _turn_until(demo, begun, interrupted.is_set)
+    console.print("Stopped.")
+
+
+@contextmanager
+def _interrupted() -> Iterator[threading.Event]:
+    """Have Ctrl+C set an event: as an exception it is ignored where it happens to meet a destructor."""
+    event = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda number, frame: event.set())
     try:
-        _turn_until(demo, begun, lambda: False)
-    except KeyboardInterrupt:
-        console.print("Stopped.")
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)

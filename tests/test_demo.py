@@ -127,6 +127,14 @@ def serving(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     process.communicate(timeout=60)
 
 
+def test_ctrl_c_is_an_event_while_it_serves_and_an_exception_again_after() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with demo._interrupted() as interrupted:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted.is_set()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
 def test_serve_answers_until_it_is_interrupted(serving: tuple[subprocess.Popen[str], int], tmp_path: Path) -> None:
     process, port = serving
 

@@ -181,9 +181,9 @@ class LogFile:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """Hold the write lock, and commit at the end or, after any exception, roll back."""
-        self.ask("BEGIN IMMEDIATE")
+        """Hold the write lock, and commit at the end or roll back after any exception, as Ctrl+C raises anywhere."""
         try:
+            self.ask("BEGIN IMMEDIATE")
             yield
             self.ask("COMMIT")
         except BaseException:

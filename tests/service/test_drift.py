@@ -51,8 +51,7 @@ def serve(settings: Settings, log: Log, seen: int) -> Status:
     worker.start()
     try:
         until(lambda: board.read().seen == seen, "all instances decided")
-        outcomes = TopicPartition("outcomes", 0)
-        until(lambda: board.read().model_version == log.bounds(outcomes)[1] > 0, "all outcomes folded")
+        until(lambda: (now := board.read()).model_version == now.asked, "all that was asked for is folded")
     finally:
         stop(service, worker)
     return board.read()

@@ -23,7 +23,7 @@ from streamal.errors import CommitRefused, DeadlineMissed, TopicMissing, Transpo
 from streamal.transport import embedded, log_file
 from streamal.transport.embedded import EmbeddedLog, EmbeddedMembership
 from streamal.transport.log import Append, Headers, Position, Record, TopicPartition, Transaction
-from streamal.transport.log_file import pack_headers, unpack_headers
+from streamal.transport.log_file import LogFile, pack_headers, unpack_headers
 
 PATIENCE = 60.0
 
@@ -80,6 +80,23 @@ def joined(log: EmbeddedLog, on_revoke: Callable[[], object] = ignore) -> Embedd
     member = log.membership("group", ["in"], on_revoke)
     assert member.poll(0, 1) == {}
     return member
+
+
+def test_an_interrupted_transaction_holds_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log.db"
+    with closing(LogFile(path, durable=False)) as interrupted, closing(LogFile(path, durable=False)) as other:
+        interrupted.prepare()
+        ask = interrupted.ask
+
+        def ask_and_be_interrupted(sql: str) -> None:
+            ask(sql)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(interrupted, "ask", ask_and_be_interrupted)
+        with pytest.raises(KeyboardInterrupt), interrupted.transaction():
+            pytest.fail("it was interrupted before")
+        with other.transaction():
+            other.ask("SELECT 1 FROM topic")
 
 
 def test_a_member_starts_at_its_position_or_else_at_the_first_record(log: EmbeddedLog) -> None:
