@@ -2,7 +2,8 @@
 
 For each instance: count it and let allowance accrue; let exploration say whether this is the drawn position of its
 block; let the strategy propose a propensity from the model that has learnt the pending instances; toss the coin.
-Exploration goes first, then the cold start's loan, then the strategy's wish; the budget has the last word on each.
+Exploration goes first, then the cold start's loan, then the strategy's wish, unless one like it waits; the budget has
+the last word on each.
 Nothing here depends on how a stretch of instances was cut into batches, so a replay need not know the cuts.
 
 A strategy that pools decides otherwise: what exploration and the loan do not ask about waits until the end of a window
@@ -61,7 +62,6 @@ from streamal.selection.coin import Coin
 from streamal.selection.exploration import Exploration
 from streamal.selection.registry import build
 from streamal.selection.strategy import Candidate, Choice, Proposal, QueryStrategy, Standing, StrategySpec
-from streamal.selection.threshold import overflows
 from streamal.voting import revises, verdict, why_repeated
 
 CLOCK_AHEAD: Final = 60.0
@@ -99,7 +99,7 @@ class SamplingPlan:
     how many annotators a request waits for: each costs what an instance's label does. `unlabelled` is the share of the
     instances not asked about that the model is to learn from without an answer, `self_training` the probability from
     which on it takes its own prediction for their label, once it has learned `LEAST_TAUGHT` examples; None for never.
-    The strategy does not get an instance that agrees with one that waits to `duplicate_digits` digits of each number;
+    The strategy does not get an instance that agrees with one that waits to `duplicate_digits` digits of each fraction;
     0 lets it have all of them.
     """
 
@@ -352,6 +352,7 @@ class Lane:
         standing.pending = pending
         standing.epsilon = exploration.epsilon
         standing.level = budget.tokens + exploration.owed
+        standing.full = budget.full
         standing.gathered = 0 if window is None else len(window)
         proposal = self._strategy.propose(instance.features, prediction, standing)
         propensity, utility = proposal
@@ -395,8 +396,8 @@ class Lane:
         return utility, propensity, reason, would_select
 
     def _repeats(self, features: Features) -> bool:
-        """Say whether one like it waits for its answer, so that its own can wait; not where allowance would be lost."""
-        return self.pending.like(features) and not overflows(self._standing)
+        """Say whether it could be asked about, but one like it waits for its answer, and no allowance is lost yet."""
+        return self._budget.tokens >= 1.0 and not self._budget.full and self.pending.like(features)
 
     def _price(self, instance: Instance) -> float:
         """Return what all answers about an instance cost."""
@@ -410,17 +411,20 @@ class Lane:
             return self._adopt(instances, end, declined, now)
         events: list[Event] = []
         choices: Sequence[Choice] = ()
-        fresh = [instance for instance in instances if not self._repeats(instance.features)]
-        if repeated := len(instances) - len(fresh):
+        count = min(len(instances), int(self._budget.tokens))
+        pool, repeats = self.pending.split(instances)
+        if (missing := count - len(pool)) > 0:
+            pool += repeats[:missing]
+        if repeated := len(instances) - len(pool):
             declined["near_duplicate"] += repeated
-        if (count := min(len(fresh), int(self._budget.tokens))) > 0:
-            candidates, known = self._candidates(fresh), self.pending.latest()
+        if count > 0:
+            candidates, known = self._candidates(pool), self.pending.latest()
             choices = window.chooser.choose(candidates, known, count, self._standing)
-        declined["low_utility"] += len(fresh) - len(choices)
+        declined["low_utility"] += len(pool) - len(choices)
         chosen: set[int] = set()
         for place, utility, propensity, synthetic in choices:
-            instance = fresh[place]
-            if self._repeats(instance.features if synthetic is None else synthetic):
+            instance = pool[place]
+            if synthetic is not None and self._repeats(synthetic):
                 declined["near_duplicate"] += 1
                 continue
             refusal = self._budget.refusal(self._price(instance), len(self.pending), free=False)

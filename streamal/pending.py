@@ -12,28 +12,32 @@ so what waits can be asked whether there is one like it.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
-from streamal.messages import Features, LabelRequest, Outcome, Vote
+from streamal.messages import Features, Instance, LabelRequest, Outcome, Vote
 
 REMEMBERED: Final = 1_024
 """About 2 MB per partition with 8 features, since a correction needs the features once more."""
 
 
 def sketch(features: Features, digits: int) -> int:
-    """Return what instances share whose numbers are the same to so many significant digits, and all else is equal.
+    """Return what instances share whose fractions are the same to so many significant digits, and all else is equal.
 
-    It is good within this process only: strings hash differently in each.
+    Whole numbers that come as such count as codes, which are equal or not. The sketch is good within this process only:
+    strings hash differently in each.
 
     >>> sketch({"x": 1.2345, "city": "Oslo"}, 3) == sketch({"city": "Oslo", "x": 1.2301}, 3)
     True
     >>> sketch({"x": 1.2345}, 3) == sketch({"x": 1.2401}, 3)
     False
+    >>> sketch({"zip": 90210}, 3) == sketch({"zip": 90212}, 3), sketch({"x": -1}, 3) == sketch({"x": -2}, 3)
+    (False, False)
     """
+    # as texts, since Python hashes -1 and -2 alike; adding zero makes -0.0 one of the zeros
     return hash(
         frozenset(
-            (name, float(f"{value:.{digits}g}") if isinstance(value, int | float) else value)
+            (name, f"{value + 0.0:.{digits}g}" if isinstance(value, float) else repr(value))
             for name, value in features.items()
         )
     )
@@ -43,7 +47,7 @@ class PendingRequests:
     """The requests of one partition in the order they were made, found by instance offset.
 
     Offsets may go back: a request at the end of a window is about any instance in it. `digits` says how many of each
-    number's have to agree for two instances to be alike, 0 that none are.
+    fraction's have to agree for two instances to be alike, 0 that none are.
     """
 
     __slots__ = ("_digits", "_gone", "_sketches", "_votes", "_waiting")
@@ -109,6 +113,18 @@ class PendingRequests:
     def like(self, features: Features) -> bool:
         """Say whether an instance like this one waits for its answer."""
         return bool(self._sketches) and sketch(features, self._digits) in self._sketches
+
+    def split(self, instances: Sequence[Instance]) -> tuple[list[Instance], list[Instance]]:
+        """Return those that are like none that waits and none before them, and the others."""
+        if not self._digits:
+            return list(instances), []
+        first: dict[int, Instance] = {}
+        others = []
+        for instance in instances:
+            found = sketch(instance.features, self._digits)
+            if found in self._sketches or first.setdefault(found, instance) is not instance:
+                others.append(instance)
+        return list(first.values()), others
 
     def expired(self, now: float) -> list[LabelRequest]:
         """Return the requests whose time is up, oldest first; they stay until removed.

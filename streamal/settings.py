@@ -488,7 +488,8 @@ class Strategy(Section):
     """
     duplicate_digits: int = Field(default=4, ge=0, le=15)
     """While an instance waits for its answer, the strategy chooses none that is the same to so many significant digits
-    of each number, and otherwise equal; chance still may. More: only what is closer counts as the same. 0: off.
+    of each fraction, and otherwise equal, codes in whole numbers included; chance still may. More: only what is closer
+    counts as the same. 0: off.
     """
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Of the coin; the same seed and stream give the same decisions."""

@@ -425,8 +425,10 @@ class Chaos:
 
         until_still(stage.drained, progress, "all instances decided", RECOVER_WITHIN)
         expected = stage.answers_to_come()
-        until_still(lambda: stage.answers_given() >= expected, stage.answers_given, "every answer given")
-        until_still(lambda: stage.drained() and stage.caught_up(), progress, "every answer matched and folded")
+        given = f"{expected} answers given"
+        until_still(lambda: stage.answers_given() >= expected, stage.answers_given, given, RECOVER_WITHIN)
+        folded = "every answer matched and folded"
+        until_still(lambda: stage.drained() and stage.caught_up(), progress, folded, RECOVER_WITHIN)
         self.report.drained_in = time.monotonic() - begun
 
     def _end(self) -> None:

@@ -144,6 +144,14 @@ def stream(count: int, seed: int = 0, *, replay: bool = False) -> list[Instance]
     return found
 
 
+SAME: Final[Features] = {"x": 1.0, "y": 2.0}
+
+
+def repeating(count: int, distinct: int) -> list[Instance]:
+    """Return a `stream` of which all but every `distinct`-th instance are `SAME`."""
+    return [found._replace(features=SAME) if found.offset % distinct else found for found in stream(count)]
+
+
 def truth(features: Features) -> str:
     """Return the class of an instance of `stream`."""
     return "rare" if 2.0 * _number(features["x"]) - _number(features["y"]) > 1.5 else "usual"

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from specimens import Constant, Partition, answer_to, logistic, stream, truth
+from specimens import SAME, Constant, Partition, answer_to, logistic, repeating, stream, truth
 
 from streamal.events import Event, InstancesDecided, LabelRequested, MomentsTaken, RequestResolved, UnlabelledTaken
 from streamal.lane import LEAST_TAUGHT, MOMENTS_EVERY, REPLAY, Handover, Lane, SamplingPlan
@@ -497,44 +497,49 @@ def test_what_a_torn_transaction_kept_is_not_kept_again_nor_asked_about() -> Non
     assert min(asked) > left[59].offset
 
 
-def alternating(count: int) -> list[Instance]:
-    """Return instances of which every other one is the same, and each of the others its own."""
-    return [found._replace(features={"x": 1.0}) if found.offset % 2 else found for found in stream(count)]
-
-
 def test_what_is_nearly_the_same_as_what_waits_is_not_chosen_until_that_has_its_answer() -> None:
     kept_apart = replace(plan("random", loan=0), duplicate_digits=3)
     lane = new_lane(kept_apart)
-    waits = False
-    for instance in alternating(600):
-        if waits and instance.features == {"x": 1.0}:
-            instance = instance._replace(features={"x": 1.0004})
+    near, waits = {**SAME, "x": 1.0004}, False
+    for instance in repeating(600, 2):
+        if waits and instance.features == SAME:
+            instance = instance._replace(features=near)
         for request in requests_of(lane, [instance]):
-            assert not waits or request.features != {"x": 1.0004} or request.reason == "exploration"
-            waits |= request.features == {"x": 1.0}
+            assert not waits or request.features != near or request.reason == "exploration"
+            waits |= request.features == SAME
     assert waits
-    assert declined(lane, alternating(2_000)[600:]).get("near_duplicate", 0) > 0
+    assert declined(lane, repeating(2_000, 2)[600:]).get("near_duplicate", 0) > 0
     for request in list(lane.pending):
         lane.resolve(request.offset, answer_to(request.request_id), 0.0)
-    later = requests_of(lane, [found._replace(offset=found.offset + 2_000) for found in alternating(200)])
-    assert any(request.features == {"x": 1.0} and request.reason != "exploration" for request in later)
+    later = requests_of(lane, [found._replace(offset=found.offset + 2_000) for found in repeating(200, 2)])
+    assert any(request.features == SAME and request.reason != "exploration" for request in later)
 
 
 def test_without_the_setting_the_same_thing_is_asked_as_often_as_it_comes() -> None:
-    asked = [request.features for request in requests_of(new_lane(plan("random", loan=0)), alternating(600))]
-    assert asked.count({"x": 1.0}) > 10
+    asked = [request.features for request in requests_of(new_lane(plan("random", loan=0)), repeating(600, 2))]
+    assert asked.count(SAME) > 10
 
 
+@pytest.mark.parametrize("distinct", [2, 50, 10_000])
 @pytest.mark.parametrize("strategy", sorted(name for name, e in STRATEGIES.items() if "classification" in e.tasks))
-def test_a_stream_of_nothing_but_the_same_still_spends_its_allowance(strategy: str) -> None:
-    lane = new_lane(replace(plan(strategy), duplicate_digits=4))
-    asked = requests_of(lane, [found._replace(features={"x": 1.0}) for found in stream(1_000)])
-    assert 0.85 * RATE * 1_000 <= len(asked) <= RATE * 1_000 + 1
+def test_a_stream_that_repeats_itself_still_spends_its_allowance(strategy: str, distinct: int) -> None:
+    partition = Partition(replace(plan(strategy), duplicate_digits=4), logistic(), delay=100)
+    partition.run(repeating(5_000, distinct))
+    assert partition.lane.asked >= 0.95 * partition.lane.allowed
+
+
+@pytest.mark.parametrize("digits", [0, 4])
+@pytest.mark.parametrize("burst", [3.5, 6.25, 25.0])
+def test_a_small_burst_loses_nothing_on_a_stream_that_is_nearly_always_sure(burst: float, digits: int) -> None:
+    chosen = replace(plan("class_conditional"), budget=BudgetPlan(0.05, burst=burst), duplicate_digits=digits)
+    partition = Partition(chosen, logistic(), delay=100)
+    partition.run(repeating(12_000, 50))
+    assert partition.lane.asked >= 0.95 * partition.lane.allowed
 
 
 def test_exploration_asks_although_the_same_waits_and_says_that_the_strategy_would_not() -> None:
     lane = new_lane(replace(plan("random", loan=0), duplicate_digits=4))
-    same = [request for request in requests_of(lane, alternating(400)) if request.features == {"x": 1.0}]
+    same = [request for request in requests_of(lane, repeating(400, 2)) if request.features == SAME]
     assert {request.reason for request in same[1:]} == {"exploration"}
     assert not any(request.would_select for request in same[1:])
 
@@ -542,9 +547,9 @@ def test_exploration_asks_although_the_same_waits_and_says_that_the_strategy_wou
 def test_who_takes_a_partition_over_knows_what_waits() -> None:
     chosen = replace(plan("random", loan=0), duplicate_digits=4)
     former = new_lane(chosen)
-    made = requests_of(former, alternating(200))
-    assert any(request.features == {"x": 1.0} for request in made)
+    made = requests_of(former, repeating(200, 2))
+    assert any(request.features == SAME for request in made)
     heir = new_lane(chosen)
     heir.take_over(Handover(ledger=former.ledger(), requests=made))
-    rest = alternating(800)[200:]
+    rest = repeating(800, 2)[200:]
     assert requests_of(heir, rest) == requests_of(former, rest)

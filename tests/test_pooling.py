@@ -11,7 +11,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from specimens import Constant, Partition, Settled, logistic, stream
+from specimens import SAME, Constant, Partition, Settled, logistic, repeating, stream
 
 from streamal.events import InstancesDecided, LabelRequested
 from streamal.lane import REPLAY, Handover, Lane, SamplingPlan
@@ -182,21 +182,33 @@ def test_every_instance_is_counted_once_as_asked_or_declined(strategy: str) -> N
 def test_a_window_asks_about_nothing_that_is_nearly_the_same_as_what_waits_and_spends_all_the_same(method: str) -> None:
     chosen = replace(plan(method=method), duplicate_digits=4)
     partition = Partition(chosen, logistic(), delay=250)
-    partition.run(
-        [found._replace(features={"x": 1.0, "y": 2.0}) if found.offset % 4 else found for found in stream(LENGTH)]
-    )
+    partition.run(repeating(LENGTH, 4))
     requests = requests_of(partition)
     by_choice = [request for request in requests if request.reason == "uncertainty"]
-    repeated = [request.budget["seen"] for request in by_choice if request.features == {"x": 1.0, "y": 2.0}]
+    repeated = [request.budget["seen"] for request in by_choice if request.features == SAME]
     assert all(later - earlier >= 250 for earlier, later in pairwise(repeated))
     assert RATE * LENGTH - 4.0 < len(requests) <= RATE * LENGTH
+
+
+@pytest.mark.parametrize("distinct", [2, 50, 100_000])
+@pytest.mark.parametrize("strategy", ["pool", "synthesis"])
+def test_windows_that_the_burst_just_holds_spend_their_allowance_on_a_stream_that_repeats_itself(
+    strategy: str, distinct: int
+) -> None:
+    chosen = SamplingPlan(BudgetPlan(0.05), strategy, duplicate_digits=4)
+    partition = Partition(chosen, Settled(), delay=100)
+    partition.run(repeating(12_000, distinct))
+    assert partition.lane.asked >= 0.95 * partition.lane.allowed
+    chosen_of = Counter(
+        r.budget["seen"] for r in requests_of(partition) if r.budget["seen"] > r.offset + 1 and r.features == SAME
+    )
+    assert distinct > 2 or max(chosen_of.values(), default=0) <= 1
 
 
 @pytest.mark.parametrize("strategy", ["pool", "synthesis"])
 def test_every_instance_is_counted_once_where_half_of_them_repeat_each_other(strategy: str) -> None:
     lane = Lane(replace(plan(strategy), duplicate_digits=4), 0, Fold(Settled()))
-    same = [found._replace(features={"x": 1.0, "y": 2.0}) if found.offset % 2 else found for found in stream(7 * SIZE)]
-    [event] = [event for event in lane.decide(same, 0.0) if isinstance(event, InstancesDecided)]
+    [event] = [event for event in lane.decide(repeating(7 * SIZE, 2), 0.0) if isinstance(event, InstancesDecided)]
     assert event.declined["near_duplicate"] > SIZE
     assert event.asked + sum(event.declined.values()) == 7 * SIZE
 

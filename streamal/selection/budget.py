@@ -30,6 +30,8 @@ from streamal.errors import ConfigError
 DEFAULT_BURST: Final = 25.0
 """Unused allowance kept per partition, in labels: room for every strategy to steer, minutes of an annotator's work."""
 LEAST_BURST: Final = 3.0
+FULL_PART: Final = 0.93
+"""Of the most tokens that are kept: by default a label or two below."""
 LOAN_SPREAD: Final = 1.0 / 3.0
 """The power of time with which a loan is taken up; 1 would be as if there were none."""
 FORMER_LIMITS: Final = 8
@@ -153,6 +155,11 @@ class Budget:
     def cap(self) -> float:
         """The most tokens that are kept."""
         return self._cap
+
+    @property
+    def full(self) -> bool:
+        """Whether nearly all tokens that are kept lie unused, so that what is not asked now is soon lost."""
+        return self.tokens >= FULL_PART * self._cap
 
     @property
     def first_exploration(self) -> int:

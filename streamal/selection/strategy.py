@@ -45,8 +45,9 @@ class Standing:
 
     `rate` is the budgeted labelling rate; `epsilon` the part of it that exploration takes in this block; `cap` the most
     unused allowance that is kept, in labels; `seen` counts instances, this one included; `asked` counts label requests
-    so far; `level` is the allowance not used yet, in labels (negative while a loan is unpaid); `pending` counts
-    requests that wait for their answer; `gathered` counts the instances of the open window, without this one.
+    so far; `level` is the allowance not used yet, in labels (negative while a loan is unpaid); `full` says that what is
+    not asked now is soon lost; `pending` counts requests that wait for their answer; `gathered` counts the instances of
+    the open window, without this one.
     """
 
     rate: float
@@ -55,6 +56,7 @@ class Standing:
     seen: int = 0
     asked: int = 0
     level: float = 0.0
+    full: bool = False
     pending: int = 0
     gathered: int = 0
 
@@ -97,7 +99,7 @@ class Chooser(Protocol):
         `count` is what the allowance permits, 1 or more; `known` is what was asked not long ago and what became of it,
         the latest first; `standing` is that of the last instance, with all of the window's as `gathered`. Changes
         nothing; called once per window, unless nothing is permitted, and what is chosen is asked about unless a limit
-        or a full queue forbids it.
+        or a full queue forbids it, or a made instance is like one that waits.
         """
 
 

@@ -11,8 +11,6 @@ SOFTNESS: Final = 8.0
 """Labels of surplus or debt that change the rate by a factor of e, at most; 4 to 16 were equal within noise."""
 MOST_SURPLUS: Final = 50.0
 """In units of the softness: beyond it everything is asked about anyhow, and a float would end some time."""
-FULL_PART: Final = 0.93
-"""Of the cap: from there on every instance is asked about, a label or two before allowance would be lost."""
 STEEPNESS: Final = 8.0
 LAZY_PART: Final = 0.25
 
@@ -20,32 +18,22 @@ LAZY_PART: Final = 0.25
 def steered_rate(standing: Standing) -> float:
     """Return the rate at which to select now: the budget without exploration's share, steered by what is unused.
 
-    Where nearly all that is kept lies unused it is at least 1, however low the budget's rate: so no allowance is lost
-    for good while a model that becomes ever surer of itself finds every instance easier than all those before.
+    Where the allowance is full it is at least 1, however low the budget's rate: so none is lost for good while a model
+    that becomes ever surer of itself finds every instance easier than all those before.
 
     >>> from streamal.selection.strategy import Standing
     >>> round(steered_rate(Standing(rate=0.05, cap=23.0, level=0.0)), 4)
     0.0478
     >>> steered_rate(Standing(rate=0.05, cap=23.0, level=8.0)) > 2 * 0.0478
     True
-    >>> steered_rate(Standing(rate=0.001, cap=23.0, level=22.0))
+    >>> steered_rate(Standing(rate=0.001, cap=23.0, level=22.0, full=True))
     1.0
     """
     rate = standing.rate
     softness = min(SOFTNESS, standing.cap / -math.log(rate)) if 0.0 < rate < 1.0 else SOFTNESS
     surplus = min(MOST_SURPLUS, (standing.level + rate) / softness)
     steered = (1.0 - standing.epsilon) * rate * math.exp(surplus)
-    return max(1.0, steered) if overflows(standing) else steered
-
-
-def overflows(standing: Standing) -> bool:
-    """Say whether nearly all that is kept lies unused, so that what is not asked now is soon lost.
-
-    >>> from streamal.selection.strategy import Standing
-    >>> [overflows(Standing(rate=0.05, cap=23.0, level=level)) for level in (8.0, 22.0)]
-    [False, True]
-    """
-    return standing.level >= FULL_PART * standing.cap
+    return max(1.0, steered) if standing.full else steered
 
 
 def spill(standing: Standing) -> float:

@@ -123,7 +123,7 @@ class Metrics:
             "budget_denied", "Instances that were to be asked about and lacked a permit.", permit=get_args(Permit)
         )
         self._near_duplicates = self._counter(
-            "near_duplicates", "Instances left out while one that is nearly the same waited for its answer."
+            "near_duplicates", "Instances left out because of one that is nearly the same."
         )
         self._utility = self._histogram("utility", "Utility of the instances asked about.", UTILITIES)
         self._unbounded = self._counter(
