@@ -520,11 +520,11 @@ def test_without_the_setting_the_same_thing_is_asked_as_often_as_it_comes() -> N
     assert asked.count(SAME) > 10
 
 
-@pytest.mark.parametrize("distinct", [2, 50, 10_000])
+@pytest.mark.parametrize("distinct", [2, 10_000])
 @pytest.mark.parametrize("strategy", sorted(name for name, e in STRATEGIES.items() if "classification" in e.tasks))
 def test_a_stream_that_repeats_itself_still_spends_its_allowance(strategy: str, distinct: int) -> None:
     partition = Partition(replace(plan(strategy), duplicate_digits=4), logistic(), delay=100)
-    partition.run(repeating(5_000, distinct))
+    partition.run(repeating(2_500, distinct))
     assert partition.lane.asked >= 0.95 * partition.lane.allowed
 
 
@@ -533,7 +533,7 @@ def test_a_stream_that_repeats_itself_still_spends_its_allowance(strategy: str, 
 def test_a_small_burst_loses_nothing_on_a_stream_that_is_nearly_always_sure(burst: float, digits: int) -> None:
     chosen = replace(plan("class_conditional"), budget=BudgetPlan(0.05, burst=burst), duplicate_digits=digits)
     partition = Partition(chosen, logistic(), delay=100)
-    partition.run(repeating(12_000, 50))
+    partition.run(repeating(10_000, 50))
     assert partition.lane.asked >= 0.95 * partition.lane.allowed
 
 
