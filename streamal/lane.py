@@ -3,8 +3,8 @@
 For each instance: count it and let allowance accrue; let exploration say whether this is the drawn position of its
 block; let the strategy propose a propensity from the model that has learnt the pending instances; toss the coin.
 Exploration goes first, then the cold start's loan, then the strategy's wish, unless one like it waits; the budget has
-the last word on each.
-Nothing here depends on how a stretch of instances was cut into batches, so a replay need not know the cuts.
+the last word on each. Nothing here depends on how a stretch of instances was cut into batches, so a replay need not
+know the cuts.
 
 A strategy that pools decides otherwise: what exploration and the loan do not ask about waits until the end of a window
 (see `streamal.pooling`), and then the best of it is asked about, as many as there are tokens.
@@ -413,8 +413,7 @@ class Lane:
         choices: Sequence[Choice] = ()
         count = min(len(instances), int(self._budget.tokens))
         pool, repeats = self.pending.split(instances)
-        if (missing := count - len(pool)) > 0:
-            pool += repeats[:missing]
+        pool += repeats[: max(0, count - len(pool))]
         if repeated := len(instances) - len(pool):
             declined["near_duplicate"] += repeated
         if count > 0:

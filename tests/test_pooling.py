@@ -198,7 +198,7 @@ def test_windows_that_the_burst_just_holds_spend_their_allowance_on_a_stream_tha
     chosen = SamplingPlan(BudgetPlan(0.05), strategy, duplicate_digits=4)
     partition = Partition(chosen, Settled(), delay=100)
     partition.run(repeating(10_000, distinct))
-    assert partition.lane.asked >= 0.95 * partition.lane.allowed
+    assert 0.95 * partition.lane.allowed <= partition.lane.asked <= partition.lane.allowed + 1
     chosen_of = Counter(
         r.budget["seen"] for r in requests_of(partition) if r.budget["seen"] > r.offset + 1 and r.features == SAME
     )

@@ -51,7 +51,7 @@ def serve(settings: Settings, log: Log, seen: int) -> Status:
     worker.start()
     try:
         until(lambda: board.read().seen == seen, "all instances decided")
-        until(lambda: (now := board.read()).model_version == now.asked, "all that was asked for is folded")
+        until(lambda: (now := board.read()).model_version == now.asked > 0, "all that was asked for is folded")
     finally:
         stop(service, worker)
     return board.read()
