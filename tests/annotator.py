@@ -86,6 +86,15 @@ class Wire(Protocol):
         """Send what is not sent yet, and leave."""
 
 
+class Sent(NamedTuple):
+    """An answer on its way to Kafka."""
+
+    producer: Any
+    future: Any
+    partition: int
+    value: bytes
+
+
 class KafkaWire:
     """kafka-python, as its documentation has it: a consumer of committed records and a plain producer."""
 
@@ -103,14 +112,15 @@ class KafkaWire:
         self._consumer.assign([TopicPartition(requests, number) for number in numbers])
         self._build: Callable[[], Any] = lambda: KafkaProducer(bootstrap_servers=bootstrap, linger_ms=5)
         self._producer = self._build()
-        self._sent: deque[tuple[Any, int, bytes]] = deque()
+        self._sent: deque[Sent] = deque()
 
     def requests(self) -> list[bytes]:
         self._look()
         return [record.value for records in self._consumer.poll(timeout_ms=20).values() for record in records]
 
     def answer(self, partition: int, value: bytes) -> None:
-        self._sent.append((self._producer.send(self._answers, value, partition=partition), partition, value))
+        future = self._producer.send(self._answers, value, partition=partition)
+        self._sent.append(Sent(self._producer, future, partition, value))
 
     def close(self) -> None:
         while self._sent:
@@ -121,13 +131,21 @@ class KafkaWire:
 
     def _look(self) -> None:
         """Forget what the broker has taken; say what it has not again, with a new producer: the old one is done."""
-        while self._sent and self._sent[0][0].is_done:
-            sent, partition, value = self._sent.popleft()
-            if sent.failed():
-                with suppress(self._failed):
-                    self._producer.close(timeout=1)
+        while self._sent and self._sent[0].future.is_done:
+            sent = self._sent.popleft()
+            if sent.future.failed():
+                if sent.producer is self._producer:
+                    self._replace()
+                self.answer(sent.partition, sent.value)
+
+    def _replace(self) -> None:
+        """Build a new producer, as soon as a broker answers."""
+        with suppress(self._failed):
+            self._producer.close(timeout=1)
+        replaced = self._producer
+        while self._producer is replaced:
+            with suppress(self._failed):
                 self._producer = self._build()
-                self.answer(partition, value)
 
 
 class EmbeddedWire:

@@ -379,8 +379,10 @@ class Stage:
         with (self.directory / "annotator.log").open("ab") as output:
             process = subprocess.Popen([sys.executable, str(ANNOTATOR), *arguments], stdout=output, stderr=output)
         self._annotator = process
-        yield
-        assert process.poll() is None, "the annotator ended by itself"
+        try:
+            yield
+        finally:
+            assert process.poll() is None, f"the annotator ended by itself\n{self.tell()}"
         process.terminate()
         assert process.wait(PATIENCE) == 0
 

@@ -155,6 +155,7 @@ class KafkaLog:
         )
         self._admin = self._cluster.admin()
         self._counts: dict[str, int] = {}
+        self._created: set[str] = set()
         self._open: list[GroupMembership | TransactionalWriter | IdempotentWriter | PartitionReader] = []
 
     def create_topics(
@@ -185,6 +186,7 @@ class KafkaLog:
             error = failed.for_code(topic["error_code"])
             if topic["error_code"] == 0:
                 created.append(topic["name"])
+                self._created.add(topic["name"])
             elif error is not failed.TopicAlreadyExistsError:
                 raise translate(error(topic["error_message"]), f"create the topic {topic['name']}")
         self._ask("lead the new topics", lambda: self._admin.wait_for_topics(created))
@@ -197,7 +199,14 @@ class KafkaLog:
             TopicMissing: it does not exist.
             AccessRefused: it may not be seen.
         """
-        answer = self._ask(f"describe the topic {topic}", lambda: self._admin.describe_topics([topic]))
+
+        def describe() -> Sequence[Mapping[str, Any]]:
+            answer: Sequence[Mapping[str, Any]] = self._admin.describe_topics([topic])
+            if topic in self._created and not any(described["partitions"] for described in answer):
+                raise failed.UnknownTopicOrPartitionError  # a broker that has not heard of it yet
+            return answer
+
+        answer = self._ask(f"describe the topic {topic}", describe)
         if any(described["error_code"] == FORBIDDEN for described in answer):
             message = (
                 f"the topic {topic} on {self._cluster.bootstrap_servers} may not be seen by this client; `streamal "

@@ -381,6 +381,20 @@ def test_a_reader_says_where_it_waits_in_vain(broker: Broker, topic: str) -> Non
 
 
 @pytest.mark.kafka
+def test_a_new_topic_is_not_missing_where_one_broker_has_not_heard_of_it(
+    log: KafkaLog, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    describe, unheard = KafkaAdminClient.describe_topics, iter([{"error_code": 3, "partitions": []}])
+    monkeypatch.setattr(
+        KafkaAdminClient,
+        "describe_topics",
+        lambda admin, topics: [told] if (told := next(unheard, None)) else describe(admin, topics),
+    )
+    assert log.partitions(topic) == 2
+    with pytest.raises(TopicMissing):
+        log.partitions(f"never-{topic}")
+
+
 def test_topics_of_one_group_must_have_the_same_number_of_partitions(log: KafkaLog, topic: str) -> None:
     other = next(names)
     log.create_topics({other: 3})
