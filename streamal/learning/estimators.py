@@ -135,7 +135,7 @@ class FlooredSplitter(GaussianSplitter):
         if target_val not in self._att_dist_per_class:
             self._att_dist_per_class[target_val] = LeanGaussian()
             self._min_per_class[target_val] = self._max_per_class[target_val] = att_val
-        super().update(att_val, target_val, w)  # type: ignore[no-untyped-call]
+        super().update(att_val, target_val, w)  # type: ignore[no-untyped-call]  # River leaves it bare
 
     def cond_proba(self, att_val: float, target_val: Any) -> float:
         """Return the density of a value given a class."""

@@ -87,6 +87,8 @@ class MomentAccumulator:
         self.count = 0
         return taken
 
+    # What is ignored below mypy cannot see: types tested against REAL are numbers, and a `cast` would be a call each.
+
     def _add_column(self, name: str, column: Sequence[Value]) -> None:
         values = column if REAL.issuperset(map(type, column)) else [value for value in column if type(value) in REAL]
         if not values:

@@ -422,7 +422,7 @@ class KafkaLog:
                 raise translate(error, doing) from error
 
 
-class Ownership(ConsumerRebalanceListener):  # type: ignore[misc]
+class Ownership(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
     """What the group has assigned; told in kafka-python's I/O thread, where a consumer call would never return."""
 
     def __init__(self, on_revoke: Callable[[], object]) -> None:
