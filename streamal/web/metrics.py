@@ -293,7 +293,7 @@ class Metrics:
 
     def _decided(self, event: InstancesDecided) -> None:
         self._instances.labels(self._pipeline, "request").inc(event.asked)
-        self._instances.labels(self._pipeline, "pass").inc(event.count - event.asked)
+        self._instances.labels(self._pipeline, "pass").inc(sum(event.declined.values()))
         for cause, count in event.declined.items():
             if cause == "near_duplicate":
                 self._near_duplicates.labels(self._pipeline).inc(count)

@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 from prometheus_client.samples import Sample
+from specimens import Settled, stream
 
 from streamal.events import (
     AnswerForwarded,
@@ -25,8 +26,10 @@ from streamal.events import (
     UnlabelledTaken,
     VoteTaken,
 )
+from streamal.lane import Lane, SamplingPlan
+from streamal.learning.fold import Fold
 from streamal.messages import DeadLetter, LabelRequest, Outcome, OutcomeKind, Reason, Received, Unlabelled, Vote
-from streamal.selection.budget import Permit
+from streamal.selection.budget import BudgetPlan, Permit
 from streamal.web.metrics import MAX_CLASSES, REASONS, Metrics
 from streamal.web.status import Estimate, Estimates, Improvement, PartitionStatus, Status
 
@@ -125,6 +128,20 @@ def test_a_decided_batch_counts_all_its_instances(metrics: Metrics) -> None:
     assert value(metrics, "budget_denied_total", permit="queue_full") == 2
     assert value(metrics, "budget_denied_total", permit="low_utility") is None
     assert value(metrics, "near_duplicates_total") == 4
+
+
+@pytest.mark.parametrize("together", [1, 7, 1_000])
+def test_what_a_window_chose_and_left_counts_when_it_ends(metrics: Metrics, together: int) -> None:
+    """Its end comes with an instance that may be alone in its batch, and more are asked about than came."""
+    budget = BudgetPlan(0.1, loan=0, burst=60.0)
+    lane = Lane(SamplingPlan(budget, "pool", {"pool_window": 100}), 0, Fold(Settled()))
+    instances = stream(1_000)
+    for start in range(0, len(instances), together):
+        for event in lane.decide(instances[start : start + together], 0.0):
+            metrics.observe(event)
+    requests, passes = (value(metrics, "instances_total", decision=said) for said in ("request", "pass"))
+    assert (requests, passes) == (lane.asked, 1_000 - lane.asked)
+    assert lane.asked > 90
 
 
 def test_requests_count_by_reason_and_show_their_utility(metrics: Metrics) -> None:
