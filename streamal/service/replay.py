@@ -191,12 +191,11 @@ class Models:
 
 
 class Takeover(NamedTuple):
-    """Where a new owner began: the place of its first audit record, the next instance and answer, and the time."""
+    """Where a new owner began: the place of its first audit record, and the next instance and answer."""
 
     place: int
     position: int
     answers: int
-    at: float
 
 
 @dataclass(slots=True)
@@ -242,8 +241,7 @@ class Replay:
         """Replay the stretch, from the last takeover before it on."""
         decisions = TopicPartition(self._subject.topics.decisions, self._partition)
         first, end = self._subject.log.bounds(decisions)
-        takeovers = self._takeovers(decisions, first, end)
-        begin = max((t.place for t in takeovers if t.at <= stretch.since), default=first)
+        takeovers, begin = self._survey(decisions, first, end, stretch.since)
         for record in self._reader.read(decisions, begin, end):
             audit = audit_of(record)
             if audit.at > stretch.until or len(self._report.differences) >= MOST_DIFFERENCES:
@@ -261,13 +259,17 @@ class Replay:
         self._reader.close()
         return self._report
 
-    def _takeovers(self, decisions: TopicPartition, first: int, end: int) -> list[Takeover]:
-        audits = ((record.offset, audit_of(record)) for record in self._reader.read(decisions, first, end))
-        return [
-            Takeover(place, audit.takeover["position"], audit.takeover["answers"], audit.at)
-            for place, audit in audits
-            if audit.takeover is not None
-        ]
+    def _survey(self, decisions: TopicPartition, first: int, end: int, since: float) -> tuple[list[Takeover], int]:
+        """Return all takeovers, and the place of that which the first transaction to be compared belongs to."""
+        takeovers: list[Takeover] = []
+        begin = None
+        for record in self._reader.read(decisions, first, end):
+            audit = audit_of(record)
+            if audit.takeover is not None:
+                takeovers.append(Takeover(record.offset, audit.takeover["position"], audit.takeover["answers"]))
+            if begin is None and audit.at >= since:
+                begin = takeovers[-1].place if takeovers else first
+        return takeovers, end if begin is None else begin
 
     def _step(self, audit: Audit, *, compared: bool) -> None:
         if audit.takeover is not None:

@@ -6,6 +6,7 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from math import inf, nextafter
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import pytest
 from streamal import assemble
 from streamal.errors import TransportError
 from streamal.service import control, ledgers
+from streamal.service.audit import audit_of
 from streamal.service.control import Change
 from streamal.service.inspection import Inspection
 from streamal.service.ledgers import decode_metadata
 from streamal.service.recovery import Recovery
-from streamal.service.replay import PartitionReport
+from streamal.service.replay import PartitionReport, Stretch
 from streamal.service.verify import verify
 from streamal.settings import load, revised
 from streamal.transport.log import Append, Position, Record, TopicPartition, Transaction
@@ -430,3 +432,18 @@ def test_of_a_torn_transaction_nothing_is_learned_twice_however_many_have_no_lab
     assert learned == dict.fromkeys(asked, 1)
     found = at.verify()
     assert (found.differences, found.torn, found.instances) == ([], 1, 1_300)
+
+
+def test_what_another_model_decided_is_verified_from_its_own_beginning_on(solo: Callable[..., Solo]) -> None:
+    at = solo(instance={"label": "label"})
+    at.start()
+    at.feed(300)
+    at.stop()
+    ended = audit_of(at.records("decisions")[-1]).at
+    at.settings = revised(at.settings, "model", {"kind": "gaussian_nb"})
+    at.start()
+    at.feed(300)
+    at.stop()
+    [found] = verify(assemble.subject_of(at.settings, at.log), (), Stretch(since=nextafter(ended, inf))).partitions
+    assert (found.differences, found.notes) == ([], [])
+    assert (found.first, found.next) == (300, 600)
