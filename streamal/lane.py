@@ -88,7 +88,7 @@ OFF: Final[Mapping[str, Any]] = {"answers": 1, "unlabelled": 0.0, "self_training
 """Fields of a plan that the audit leaves out where they change nothing: so it is as it was before there were any."""
 
 Asked = tuple[float, float, Reason, bool | None]
-"""Utility, propensity as executed, reason, and whether the strategy would have asked anyhow (None: not known yet)."""
+"""Utility, propensity as executed, reason, and whether the strategy would have asked anyhow (None: nobody can say)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +361,6 @@ class Lane:
         utilities.append(utility)
         alike = (wanted := self._coin.toss(instance.offset) < propensity) and self._repeats(instance.features)
         wanted = wanted and not alike
-        would_select = None if window is not None else wanted and budget.tokens >= 1.0
         reason: Reason | None = None
         made = self._adopted.get(instance.offset)
         if made is not None and window is not None and made.budget["seen"] > seen:
@@ -379,19 +378,23 @@ class Lane:
             window.add(instance, decided=reason is not None)
         elif reason is None:
             declined["near_duplicate" if alike else "low_utility"] += 1
+        price = self._price(instance)
         if reason is None:
             asked = False
         elif made is not None:
             asked = True
         else:
-            refusal = budget.refusal(self._price(instance), pending, free=reason != "uncertainty")
+            refusal = budget.refusal(price, pending, free=reason != "uncertainty", explored=drawn)
             asked = refusal is None
             if refusal is not None:
                 declined[refusal] += 1
         self._strategy.update(instance.features, prediction, proposal, asked=asked)
         if reason is None or not asked:
             return None
-        budget.spend(self._price(instance), explored=drawn)
+        lacks = budget.refusal(price, pending, free=False)
+        told = window is None and lacks in (None, "rate")
+        would_select = wanted and lacks is None if told else None
+        budget.spend(price, explored=drawn)
         exploration.done |= drawn
         return utility, propensity, reason, would_select
 

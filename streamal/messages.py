@@ -225,7 +225,8 @@ class LabelRequest(OfRequest):
     """The question put to the annotators, with all that decided it.
 
     `propensity` is the probability of having been asked, as executed; `would_select` says, for a request of the
-    exploration arm, whether the strategy would have asked anyhow: None where that is known only at the end of a window.
+    exploration arm, whether the strategy would have asked anyhow: None where that is known only at the end of a window,
+    and where a limit or a full queue holds the strategy back.
     `budget` holds `seen`, `asked` (this request included) and `allowed` of the partition when it was made: so `seen`
     says when that was, even where the instance came some time before. Times are in seconds since 1970.
 

@@ -11,9 +11,10 @@ two strata, and for each request it is recorded into which:
   and counts with its inverse.
 
 A figure is the mean over both, weighted by their numbers of instances. The served model's prediction is the one it made
-when the request was made, before it could learn from it. A strategy that compares the instances of a window cannot tell
-what it would have asked anyhow: then the exploration requests alone stand for all instances (Hájek's mean). A synthetic
-request is about nothing in the stream and does not count.
+when the request was made, before it could learn from it. Of some exploration requests nobody can say whether they would
+have been made anyhow: a strategy that compares the instances of a window does not know, and where a limit or a full
+queue holds it back, what it wants is no longer what it gets. Then the exploration requests alone stand for all
+instances (Hájek's mean). A synthetic request is about nothing in the stream and does not count.
 
 Taken for granted: within a stratum, what is not answered (yet) is like what is; and a stretch in which exploration was
 refused as well, by a pause, a limit or a full queue, is like the others. So the response rates are shown beside the
@@ -290,9 +291,14 @@ class Stretch:
         return len(self.drawn.answered)
 
     @property
-    def labels(self) -> int:
-        """How many requests are answered."""
-        return len(self.selected.answered) + len(self.rest.answered)
+    def answered(self) -> list[Asked]:
+        """The requests with a label."""
+        return [asked for _, asked in (*self.selected.answered, *self.rest.answered)]
+
+    @property
+    def untaught(self) -> int:
+        """How many of them were made before the model had learned any class."""
+        return sum(isinstance(asked.label, str) and asked.guess is None for asked in self.answered)
 
     @property
     def strata(self) -> list[Stratum]:
@@ -405,7 +411,7 @@ class Estimator:
         return replace(found, improvement=self._improvement(held)) if found.measures else found
 
     def _quality(self, window: Stretch) -> Estimates:
-        answered = [asked for _, asked in (*window.selected.answered, *window.rest.answered)]
+        answered = window.answered
         found = Estimates(
             instances=window.drawn.size,
             audit_labels=window.audits,
@@ -416,7 +422,7 @@ class Estimator:
             },
             alpha=alpha(asked.said for asked in self._asked.values()),
             answered=len(answered),
-            untaught=sum(isinstance(asked.label, str) and asked.guess is None for asked in answered),
+            untaught=window.untaught,
         )
         strata = window.strata
         if not strata:
@@ -431,13 +437,28 @@ class Estimator:
         )
 
     def _improvement(self, held: Sequence[Asked]) -> Improvement | None:
-        """Compare the halves of what is held, each with as many audit labels."""
+        """Compare the halves of what is held, each with as many audit labels; nothing while the later is untaught."""
         middle = _after(held, self._answered // 2)
         later = Stretch.of(held[middle:], self._since)
         before, now = Stretch.of(held[:middle]).figure(), later.figure()
-        if before is None or now is None:
+        if before is None or now is None or later.untaught:
             return None
-        return improvement(before, now, later.labels, errors=not later.classifies)
+        return improvement(before, now, len(later.answered), errors=not later.classifies)
+
+
+def why_unknown(found: Estimates) -> str:
+    """Say why there are no measures, as the end of a sentence.
+
+    >>> why_unknown(Estimates(audit_labels=3)), why_unknown(Estimates(audit_labels=8, response={"selected": 0.0}))
+    (' with 3 audit labels; 5 are needed', ', since none of the requests the model chose is answered')
+    >>> why_unknown(Estimates(audit_labels=8, response={"selected": 1.0}))
+    ', since nothing is answered that the model would not have chosen'
+    """
+    if found.audit_labels < LEAST:
+        return f" with {found.audit_labels} audit labels; {LEAST} are needed"
+    if found.response.get("selected") == 0.0:
+        return ", since none of the requests the model chose is answered"
+    return ", since nothing is answered that the model would not have chosen"
 
 
 def _after(held: Sequence[Asked], audits: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Final
@@ -16,7 +17,7 @@ from rich.text import Text
 
 from streamal.errors import ConfigError
 from streamal.evaluate.advise import Advice, Difference, Trial
-from streamal.evaluate.estimate import LEAST
+from streamal.evaluate.estimate import why_unknown
 from streamal.evaluate.simulate import Simulation, lead, measure_of
 from streamal.web.status import Estimates
 
@@ -109,12 +110,9 @@ def _known(results: Mapping[str, Sequence[Simulation]], measure: str) -> list[Re
 
 def _limits(found: Sequence[Estimates]) -> Iterator[str]:
     """Say of one strategy's estimates where there are none, and that not all requests were answered."""
-    if unknown := [one.audit_labels for one in found if not one.measures]:
+    if unknown := [one for one in found if not one.measures]:
         seeds = f" in {len(unknown)} of {len(found)} seeds" if len(found) > 1 else ""
-        if min(unknown) < LEAST:
-            yield f"unknown{seeds} with {min(unknown)} audit labels; {LEAST} are needed."
-        else:
-            yield f"unknown{seeds}, since none of the requests the model chose is answered."
+        yield f"unknown{seeds}{why_unknown(min(unknown, key=attrgetter('audit_labels')))}."
     shares = [fmean(one.response.get(name, 1.0) for one in found) for name in ("selected", "rest")]
     if min(shares) < 1.0:
         yield f"answered were {shares[0]:.1%} of the requests the model chose, {shares[1]:.1%} of those left to chance."

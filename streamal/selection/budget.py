@@ -15,7 +15,8 @@ loan tokens begin at -1 and exploration begins once B*n reaches 1, which gives t
 
 **Further permits**: requests per period, cost per period, and requests waiting for an answer. Periods are fixed
 stretches of the log's own timestamps, which may only go forward, so a clock that jumps back cannot open a period
-twice.
+twice. Where one of these binds, tokens pile up and the strategy wants all it sees; so the last place of the queue, and
+of each period, is exploration's, which would find none otherwise.
 """
 
 from __future__ import annotations
@@ -195,17 +196,21 @@ class Budget:
         """The number of instances at which the rate has caught up with the loan, after all that was earned so far."""
         return self._since + (self._plan.loan - self._earned - self.refunded) / self._plan.rate
 
-    def refusal(self, cost: float, pending: int, *, free: bool) -> Permit | None:
-        """Say which permit a request lacks, or None when it may be made; `free` ones need no token."""
+    def refusal(self, cost: float, pending: int, *, free: bool, explored: bool = False) -> Permit | None:
+        """Say which permit a request lacks, or None when it may be made; `free` ones need no token.
+
+        All but those of exploration leave room for one more like them, where something was asked already.
+        """
         if self._plan.paused:
             return "paused"
         if not free and self.tokens < 1.0:
             return "rate"
-        if pending >= self._plan.max_pending:
+        if pending + (not explored and pending > 0) >= self._plan.max_pending:
             return "queue_full"
         for (period, used), limit in zip(self.used, self._plan.limits, strict=True):
             spent = used if period == int(self.clock // limit.per) else 0.0
-            if spent + (1.0 if limit.kind == "count" else cost) > limit.most:
+            amount = 1.0 if limit.kind == "count" else cost
+            if spent + (amount if explored or not spent else 2.0 * amount) > limit.most:
                 return "limit_count" if limit.kind == "count" else "limit_cost"
         return None
 

@@ -16,7 +16,7 @@ import orjson
 
 from streamal.errors import LedgerLost
 from streamal.evaluate.agreement import Agreement, agreement
-from streamal.evaluate.estimate import COMPARED, LEAST, REQUESTS, Estimator
+from streamal.evaluate.estimate import COMPARED, REQUESTS, Estimator, why_unknown
 from streamal.events import InstancesDecided, LabelRequested, RequestResolved
 from streamal.messages import (
     UNLABELLED,
@@ -351,7 +351,7 @@ def quality_in_words(estimates: Estimates) -> list[str]:
     a gain of more than 0.041 would have been seen.
     """
     if not estimates.measures:
-        return [f"Quality on the whole stream: unknown with {estimates.audit_labels} audit labels; {LEAST} are needed."]
+        return [f"Quality on the whole stream: unknown{why_unknown(estimates)}."]
     name = "accuracy" if "accuracy" in estimates.measures else "mae"
     found, naive = estimates.measures[name], estimates.naive[name]
     title, form = ("Accuracy", ".2f") if name == "accuracy" else ("Mean absolute error", ".4g")

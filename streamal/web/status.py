@@ -51,10 +51,10 @@ class Estimates:
     `measures` holds `accuracy`, `macro_f1` and `log_loss`, or for regression `mae`; `recall` is by class. Both are
     empty until there are a few audit labels, and so is `naive`: the same measures on the answered requests alone, which
     were chosen for being hard. `response` is the share of the requests answered so far, by stratum, `selected` or
-    `rest`, where there are any. `improvement` looks back further, and is None until there is one with an interval.
-    `alpha` is Krippendorff's, of the annotators' answers where several were asked; None where there is nothing to
-    compare. Of the `answered` requests `untaught` were made before the model had learned any class: it said nothing,
-    which counts as wrong.
+    `rest`, where there are any. `improvement` looks back further, and is None until there is one with an interval,
+    of a model that has learned. `alpha` is Krippendorff's, of the annotators' answers where several were asked; None
+    where there is nothing to compare. Of the `answered` requests `untaught` were made before the model had learned any
+    class: it said nothing, which counts as wrong.
     """
 
     instances: int = 0

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from river.datasets import synth
 from specimens import Constant, stream, truth
 
 from streamal.annotate.oracle import Oracle
@@ -24,8 +25,8 @@ from streamal.events import Event, ExampleLearned, InstancesDecided, LabelReques
 from streamal.lane import SamplingPlan
 from streamal.learning import presets
 from streamal.learning.model import Model
-from streamal.messages import VALUE, Label, LabelRequest, Outcome, Prediction, Reason
-from streamal.selection.budget import BudgetPlan
+from streamal.messages import VALUE, Label, LabelRequest, Outcome, Prediction, Reason, best_label
+from streamal.selection.budget import BudgetPlan, Limit
 from streamal.web.status import Estimates, Improvement
 
 BLOCK = 4
@@ -463,6 +464,38 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     assert fmean(narrow) < 0.85, "half the interval would do, so it claims too little"
 
 
+@pytest.mark.parametrize(
+    ("budget", "oracle"),
+    [
+        (BudgetPlan(0.1, max_pending=10), Oracle(delay=300)),
+        (BudgetPlan(0.1, max_pending=30), Oracle(delay=900, distribution="exponential")),
+        (BudgetPlan(0.1, limits=(Limit("count", 10, 200.0),)), Oracle()),
+    ],
+)
+def test_the_interval_holds_the_truth_where_the_strategy_seldom_gets_what_it_wants(
+    budget: BudgetPlan, oracle: Oracle
+) -> None:
+    """Queue or limit, not the rate, decide on most requests: a third of what it allows is made."""
+    errors, held = [], []
+    for seed in range(8):
+        plan = SamplingPlan(budget, explore=0.3, seed=seed)
+        model = presets.build("logistic_regression", parameters={}, seed=seed)
+        simulator = Simulator(plan, model, replace(oracle, seed=seed), ["false", "true"])
+        hits = []
+        for number, (features, label) in enumerate(synth.SEA(seed % 4, noise=0.1, seed=seed).take(8_000)):
+            row = Row({str(name): float(value) for name, value in features.items()}, str(label).lower())
+            hits.append(best_label(simulator.step(number, row).prediction) == row.label)
+        found = simulator.estimator.estimate()
+        estimate, true = found.measures["accuracy"], fmean(hits[-found.instances :])
+        assert estimate.low is not None
+        assert estimate.high is not None
+        assert simulator.lane.asked < 0.6 * simulator.lane.allowed
+        errors.append(estimate.value - true)
+        held.append(estimate.low <= true <= estimate.high)
+    assert fmean(errors) == pytest.approx(0.0, abs=0.05)
+    assert sum(held) >= 6
+
+
 def compared(before: float, after: float, audits: int, seed: int, **changes: Any) -> Improvement:
     """Return what is told of a model that is right with one chance, and from the middle on with another."""
     random, estimator = Random(seed), Estimator()
@@ -505,6 +538,19 @@ def test_a_model_that_has_become_worse_is_not_worth_further_labels() -> None:
     found = compared(0.9, 0.6, 200, 0)
     assert found.high < 0.0
     assert found.pays is False
+
+
+@pytest.mark.parametrize("untaught", [300, 600])
+def test_a_model_that_has_learned_nothing_yet_is_not_said_to_learn_no_more(untaught: int) -> None:
+    """Answers come late: the requests before the first one are about a model that says nothing."""
+    estimator = Estimator()
+    for offset in range(600):
+        made = request(offset, "exploration", propensity=1.0, prediction={} if offset < untaught else SURE)
+        for event in (LabelRequested(made), decided(offset, offset + 1), answered(made, "a")):
+            estimator.observe(event)
+    found = estimator.estimate()
+    assert found.measures["accuracy"].value == (untaught == 300)
+    assert (found.improvement.pays if found.improvement else None) == (True if untaught == 300 else None)
 
 
 def test_with_few_audit_labels_nobody_can_tell() -> None:

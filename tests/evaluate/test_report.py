@@ -128,7 +128,14 @@ def test_the_true_error_stands_beside_what_the_answers_say_of_it() -> None:
     ("known", "said"),
     [
         ([Estimates(900, 3)], "split: unknown with 3 audit labels; 5 are needed."),
-        ([Estimates(900, 7)], "split: unknown, since none of the requests the model chose is answered."),
+        (
+            [Estimates(900, 7, response={"selected": 0.0, "rest": 1.0})],
+            "split: unknown, since none of the requests the model chose is answered.",
+        ),
+        (
+            [Estimates(900, 7, response={"selected": 1.0})],
+            "split: unknown, since nothing is answered that the model would not have chosen.",
+        ),
         ([Estimates(900, 4), None], "split: unknown in 1 of 2 seeds with 4 audit labels; 5 are needed."),
     ],
 )

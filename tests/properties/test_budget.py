@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 from hypothesis import example, given, settings
@@ -94,19 +95,42 @@ def test_no_period_exceeds_its_limits_even_when_the_clock_jumps_back(
     for number, time in enumerate(times):
         budget.accrue(0.0, time)
         price = float(number % 3)
-        if budget.refusal(price, 0, free=True) is None:
-            budget.spend(price, explored=True)
+        explored = number % 2 == 0
+        if budget.refusal(price, 0, free=True, explored=explored) is None:
+            budget.spend(price, explored=explored)
             spent.setdefault(int(budget.clock // per), []).append(price)
     for prices in spent.values():
         assert len(prices) <= count
         assert sum(prices) <= cost
 
 
-def test_the_queue_is_bounded() -> None:
+def test_the_queue_is_bounded_and_its_last_place_is_for_exploration() -> None:
     budget = Budget(BudgetPlan(rate=1.0, max_pending=3))
     budget.accrue(0.0, 0.0)
-    assert budget.refusal(1.0, 2, free=False) is None
-    assert budget.refusal(1.0, 3, free=True) == "queue_full"
+    assert budget.refusal(1.0, 1, free=False) is None
+    assert budget.refusal(1.0, 2, free=False) == budget.refusal(1.0, 2, free=True) == "queue_full"
+    assert budget.refusal(1.0, 2, free=True, explored=True) is None
+    assert budget.refusal(1.0, 3, free=True, explored=True) == "queue_full"
+
+
+def test_a_queue_of_one_is_for_whoever_comes_first() -> None:
+    budget = Budget(BudgetPlan(rate=1.0, max_pending=1))
+    budget.accrue(0.0, 0.0)
+    assert budget.refusal(1.0, 0, free=False) is None
+    assert budget.refusal(1.0, 1, free=True, explored=True) == "queue_full"
+
+
+@pytest.mark.parametrize(("kind", "cost"), [("count", 7.0), ("cost", 1.0)])
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_the_last_place_of_a_period_is_for_exploration(kind: Literal["count", "cost"], cost: float, most: int) -> None:
+    budget = Budget(BudgetPlan(rate=1.0, limits=(Limit(kind, most, 100.0),)))
+    for number in range(max(1, most - 1)):
+        budget.accrue(0.0, number)
+        assert budget.refusal(cost, 0, free=False) is None
+        budget.spend(cost, explored=False)
+    budget.accrue(0.0, most)
+    assert budget.refusal(cost, 0, free=False) == budget.refusal(cost, 0, free=True) == f"limit_{kind}"
+    assert (budget.refusal(cost, 0, free=True, explored=True) is None) == (most > 1)
 
 
 def test_an_expired_request_is_refunded_only_if_the_plan_says_so() -> None:
