@@ -20,7 +20,7 @@ from rich.progress import Progress, TaskID
 from streamal import pooling
 from streamal.annotate.oracle import Oracle
 from streamal.decoding import AnswerDecoder, InstanceDecoder, InstanceFormat
-from streamal.errors import ConfigError
+from streamal.errors import BadRecord, ConfigError
 from streamal.evaluate.advise import LEAST_ROWS, Advice, Candidate, Grid, Half, Trials, advise
 from streamal.evaluate.simulate import Simulation, control, simulate
 from streamal.evaluate.stream import Row, read
@@ -257,10 +257,14 @@ def answer_decoder(settings: Settings, task: Task) -> AnswerDecoder:
     return AnswerDecoder(task, settings.model.classes, settings.instance.max_bytes)
 
 
+def instance_format(settings: Settings, task: Task) -> InstanceFormat:
+    """Return where the parts of an instance stand."""
+    return InstanceFormat(**settings.instance.model_dump(), task=task, classes=settings.model.classes)
+
+
 def instance_decoder(settings: Settings, task: Task) -> InstanceDecoder:
     """Return what turns records into instances."""
-    form = InstanceFormat(**settings.instance.model_dump(), task=task, classes=settings.model.classes)
-    return InstanceDecoder(form)
+    return InstanceDecoder(instance_format(settings, task))
 
 
 def check(settings: Settings) -> Model:
@@ -507,13 +511,17 @@ def tried(base: Settings, candidate: Candidate, seed: int) -> Settings:
     return revised(found, "strategy", chosen | ({} if strategy == base.strategy.name else {"parameters": {}}))
 
 
-def read_whole(file: Path, task: Task, classes: Sequence[str], *, label: str, rows: int | None) -> list[Row]:
-    """Read a labelled stream, or its first rows, for a model that takes these classes only, or any if there are none.
+def read_whole(file: Path, settings: Settings, task: Task, *, label: str, rows: int | None) -> list[Row]:
+    """Read a labelled stream, or its first rows, whose instances are as the service would take them.
 
     Raises:
         ConfigError: it cannot be read, there is none, or it has other classes; see `streamal.evaluate.stream.read`.
     """
-    stream = list(islice(read(file, label=label, task=task), rows))
+    classes = settings.model.classes
+    try:
+        stream = list(islice(read(file, label=label, task=task, form=instance_format(settings, task)), rows))
+    except BadRecord as bad:
+        raise ConfigError(str(bad)) from None
     if not stream:
         message = f"{file.name}: expected labelled rows, found none"
         raise ConfigError(message)

@@ -265,10 +265,12 @@ def test_random_runs_with_as_many_labels_stand_beside_a_simulation() -> None:
 def test_classes_that_the_settings_do_not_know_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "stream.csv"
     file.write_text("x,target\n" + "".join(f"{n},class {n % 6}\n" for n in range(60)))
-    known, fewer = [f"class {n}" for n in range(6)], ["class 3", "other"]
-    assert len(assemble.read_whole(file, "classification", known, label="target", rows=50)) == 50
+    known, fewer = (
+        changed(model={"classes": names}) for names in ([f"class {n}" for n in range(6)], ["class 3", "other"])
+    )
+    assert len(assemble.read_whole(file, known, "classification", label="target", rows=50)) == 50
     with pytest.raises(ConfigError, match=r"5 of the 6 classes .*'class 0', 'class 1', 'class 2', and") as caught:
-        assemble.read_whole(file, "classification", fewer, label="target", rows=None)
+        assemble.read_whole(file, fewer, "classification", label="target", rows=None)
     assert "class 4" not in str(caught.value)
 
 

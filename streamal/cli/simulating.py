@@ -40,7 +40,7 @@ MEASURED: Final = ("model", "strategy", "budget", "learn", "annotation", "drift"
     "--model", "models", multiple=True, help="Preset of the model; model.kind by default. Repeat it with --advise."
 )
 @click.option("--seed", "seeds", type=int, multiple=True, help="Seed of the coin; repeat for mean and spread.")
-@click.option("--label", default="target", show_default=True, help="Name of the label's column.")
+@click.option("--label", help="Name of the label's column; instance.label by default, or else target.")
 @click.option("--delay", type=click.IntRange(0), default=0, show_default=True, help="Rows until an answer comes.")
 @click.option(
     "--delay-distribution",
@@ -86,7 +86,7 @@ def simulate(
     strategies: tuple[str, ...],
     models: tuple[str, ...],
     seeds: tuple[int, ...],
-    label: str,
+    label: str | None,
     delay: int,
     delay_distribution: DelayDistribution,
     loan: int | None,
@@ -104,7 +104,8 @@ def simulate(
 ) -> None:
     """Evaluate strategies and models on a labelled FILE.
 
-    FILE is csv or jsonl, plain or .gz. Each row is predicted, scored, decided on, and learned if its label was asked
+    FILE is csv or jsonl, plain or .gz. Instances stand in it as [instance] in the config says, or flat; what is named
+    there as id and display is no feature. Each row is predicted, scored, decided on, and learned if its label was asked
     for and the answer has come: the scores are those of a model that has never seen the row.
 
     With --advise models and strategies, those that are named or some that go with the file, are compared at the rate,
@@ -123,6 +124,7 @@ def simulate(
         )
         raise click.UsageError(message)
     base = settings_of(config)
+    label = label or base.instance.label or "target"
     base = changed(base, "budget", rate=rate, cold_start_loan=loan)
     base = changed(base, "annotation", answers_per_request=answers_per_request)
     base = changed(base, "learn", unlabelled_share=unlabelled_share, self_training=self_training)
@@ -176,7 +178,7 @@ def _rows_of(file: Path, settings: Settings, oracle: Oracle, label: str, rows: i
     task = assemble.check(settings).task
     oracle.check(task)
     warn(settings)
-    found = assemble.read_whole(file, task, settings.model.classes, label=label, rows=rows)
+    found = assemble.read_whole(file, settings, task, label=label, rows=rows)
     if count := numeric(found):
         click.echo(
             f"warning: {count:,} distinct numeric labels are taken for as many classes; did you mean --model "

@@ -1,7 +1,8 @@
 """Labelled streams from files: CSV or JSON lines, plain or gzipped, one row at a time in the order of the file.
 
-In CSV a field that reads as a number is one, an empty field is missing, anything else is a string. In JSON lines a
-row is an object of scalars, or has a `features` object beside the label.
+In CSV a field that reads as a number is one, an empty field is missing, anything else is a string. A row of JSON lines
+is an instance as on the wire with its label, or like one of CSV an object of scalars; either way what `InstanceFormat`
+names as id and display describes it, and is no feature.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from typing import IO, Any, Final, NamedTuple
 
 import orjson
 
+from streamal.decoding import MISSING, InstanceFormat, finder
 from streamal.errors import BadRecord, ConfigError
 from streamal.messages import MAX_NUMBER, Features, Label, Task, Value, canonical_label
 
 KINDS: Final[Mapping[str, str]] = {"csv": "CSV", "jsonl": "JSON lines"}
-DESCRIPTIVE: Final = frozenset({"id", "display"})
+WIRE: Final = InstanceFormat()
 CALLED: Final[Mapping[type, str]] = {
     str: "text",
     bool: "a boolean",
@@ -43,8 +45,10 @@ class Row(NamedTuple):
     label: Label
 
 
-def read(path: Path, *, label: str = "target", task: Task = "classification") -> Iterator[Row]:
-    """Yield the rows of a file.
+def read(
+    path: Path, *, label: str = "target", task: Task = "classification", form: InstanceFormat = WIRE
+) -> Iterator[Row]:
+    """Yield the rows of a file; `label` is the name of a column, or in JSON lines a dotted path.
 
     Raises:
         ConfigError: the file cannot be read as a labelled stream; names file, row and cause.
@@ -54,12 +58,13 @@ def read(path: Path, *, label: str = "target", task: Task = "classification") ->
     if kind not in KINDS:
         message = f"{path.name}: expected a file ending in .csv or .jsonl, plain or with .gz"
         raise ConfigError(message)
+    layout = Layout(label, form)
     number = 0
     with _open(path) as file:
         try:
             rows = csv.DictReader(file) if kind == "csv" else map(_row, file)
             for number, row in enumerate(rows, start=1):
-                yield _labelled(row, label, task, f"{path.name}, row {number}", parse=kind == "csv")
+                yield _labelled(row, layout, task, f"{path.name}, row {number}", parse=kind == "csv")
         except (OSError, EOFError, ValueError, csv.Error) as error:
             message = f"{path.name}, row {number + 1}: expected {KINDS[kind]} in UTF-8, came something else: {error}"
             raise ConfigError(message) from None
@@ -75,42 +80,64 @@ def _open(path: Path) -> IO[str]:
         raise ConfigError(message) from None
 
 
+class Layout:
+    """Where in a row label and features stand."""
+
+    def __init__(self, label: str, form: InstanceFormat) -> None:
+        self.label = label
+        self._find_label, self._find_features = finder(label), finder(form.features)
+        self._beside = frozenset(path.split(".")[0] for path in (label, form.id, form.display))
+
+    def split(self, row: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], Any]:
+        """Return features and label, which may stand among them; `MISSING` where there is none."""
+        features = self._find_features(row) if self._find_features else None
+        if type(features) is not dict:
+            features = {name: value for name, value in row.items() if name not in self._beside}
+        elif self.label in features:
+            label = features[self.label]
+            return {name: value for name, value in features.items() if name != self.label}, label
+        if self.label in row:
+            return features, row[self.label]
+        found = self._find_label(row) if self._find_label else None
+        return features, MISSING if found is None else found
+
+
 def _row(line: str) -> dict[str, Any]:
     found = orjson.loads(line)
-    if not isinstance(found, dict) or not isinstance(features := found.pop("features", {}), dict):
-        message = "the line must be a JSON object, and its features, if there are any, an object as well"
+    if not isinstance(found, dict):
+        message = "the line must be a JSON object"
         raise ValueError(message)
-    if features:
-        # an instance as on the wire: what else it carries describes it, and is not learned from
-        found = {name: value for name, value in found.items() if name not in DESCRIPTIVE}
-    return {**found, **features}
+    return found
 
 
-def _labelled(row: Mapping[Any, Any], label: str, task: Task, where: str, *, parse: bool) -> Row:
-    if label not in row:
-        message = (
-            f"{where}: no column '{label}' for the label; there are {', '.join(map(str, row))}: name it by --label"
-        )
+def _labelled(row: Mapping[Any, Any], layout: Layout, task: Task, where: str, *, parse: bool) -> Row:
+    given, label = layout.split(row)
+    if label is MISSING:
+        message = f"{where}: no column '{layout.label}' for the label; there are {', '.join(map(str, row))}: name it by --label"
         raise ConfigError(message)
     if None in row:
         message = f"{where}: more fields than the header names; quote those that hold a comma"
         raise ConfigError(message)
-    features = {name: number(value) if parse else value for name, value in row.items() if name != label}
+    features = {name: number(value) for name, value in given.items()} if parse else given
     for name, value in features.items():
         if type(value) not in SCALARS or (isinstance(value, int | float) and abs(value) > MAX_NUMBER):
-            message = f"{where}: '{name}' must be a number within +-{MAX_NUMBER:g}, a string, a boolean or missing"
+            message = (
+                f"{where}: '{name}' must be a number within +-{MAX_NUMBER:g}, a string, a boolean or missing; where "
+                "features stand in an object of their own, [instance] in the config says in which"
+            )
             raise ConfigError(message)
-    found = number(row[label]) if parse and task == "regression" else row[label]
+    found = number(label) if parse and task == "regression" else label
     if task == "regression" and (called := CALLED.get(type(found))):
         cure = (
             "leave such rows out" if found is None else "choose a classifier by --model, or another column by --label"
         )
-        message = f"{where}, column '{label}': expected a number, came {called}; {cure}"
+        message = f"{where}, column '{layout.label}': expected a number, came {called}; {cure}"
         raise ConfigError(message)
     try:
         return Row(features, canonical_label(found, task))
     except BadRecord as bad:
-        raise BadRecord(bad.reason, f"{where}, column '{label}': {bad}") from None
+        said = "expected a label, came nothing; leave such rows out" if found is None or found == "" else bad
+        raise BadRecord(bad.reason, f"{where}, column '{layout.label}': {said}") from None
 
 
 def number(text: str) -> Value:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from streamal.decoding import InstanceFormat
 from streamal.errors import BadRecord, ConfigError
 from streamal.evaluate.stream import Row, number, numeric, read
 
@@ -38,6 +39,26 @@ def test_json_lines_have_scalars_beside_the_label_or_an_object_of_features(tmp_p
         Row({"x": 1, "b": True, "n": None}, "1"),
         Row({"x": 2.5}, "false"),
     ]
+
+
+def test_what_names_or_shows_an_instance_is_no_feature(tmp_path: Path) -> None:
+    assert list(read(write(tmp_path, "a.csv", "id,x,display,target\n7,1,seven,ok\n"))) == [Row({"x": 1.0}, "ok")]
+    text = '{"id": 7, "x": 1, "target": "ok"}\n{"id": 8, "features": {"x": 2, "id": 3}, "at": 9, "target": "ok"}\n'
+    assert list(read(write(tmp_path, "a.jsonl", text))) == [Row({"x": 1}, "ok"), Row({"x": 2, "id": 3}, "ok")]
+
+
+def test_instances_stand_where_the_format_says(tmp_path: Path) -> None:
+    row = '{"tx": {"id": 1, "text": "abroad"}, "values": {"amount": 2}, "n": 3, "verdict": {"is": "ok", "by": "ada"}}\n'
+    path = write(tmp_path, "a.jsonl", row)
+    nested = InstanceFormat(id="tx.id", display="tx.text", features="values")
+    assert list(read(path, label="verdict.is", form=nested)) == [Row({"amount": 2}, "ok")]
+    assert list(read(path, label="amount", task="regression", form=nested)) == [Row({}, 2.0)]
+    flat = InstanceFormat(id="tx.id", display="values", features="")
+    assert list(read(path, label="verdict.is", form=flat)) == [Row({"n": 3}, "ok")]
+    with pytest.raises(ConfigError, match=r"'tx' must be a number .* \[instance\] in the config says in which"):
+        list(read(path, label="verdict.is"))
+    with pytest.raises(ConfigError, match=r"row 1: no column 'verdict\.was' for the label; there are tx, values, n"):
+        list(read(path, label="verdict.was", form=nested))
 
 
 def test_the_label_may_stand_elsewhere_and_be_a_number(tmp_path: Path) -> None:
@@ -133,7 +154,7 @@ def test_a_missing_file_is_a_config_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", ["x,target\n1,ok\n1,\n", "x,target\n1,ok\n1\n"])
 def test_a_row_without_a_label_is_refused(tmp_path: Path, content: str) -> None:
-    with pytest.raises(BadRecord, match=r"a\.csv, row 2, column 'target'") as caught:
+    with pytest.raises(BadRecord, match=r"a\.csv, row 2, column 'target': expected a label, came nothing") as caught:
         list(read(write(tmp_path, "a.csv", content)))
     assert caught.value.reason == "bad_label"
 
