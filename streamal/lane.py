@@ -267,7 +267,8 @@ class Lane:
         remembered: dict[int, Outcome | LabelRequest] = {outcome.offset: outcome for outcome in outcomes}
         remembered.update((request.offset, request) for request in requests)
         for _, made in sorted(remembered.items()):
-            proposal = Proposal(made.propensity, made.utility)
+            utility = made.utility if made.strategy == self._plan.strategy else math.inf
+            proposal = Proposal(made.propensity, utility)
             self._strategy.update(made.features, made.prediction, proposal, asked=True)
         for outcome in outcomes:
             self._strategy.resolved(outcome)

@@ -102,12 +102,16 @@ class Bandit(Unmindful):
         return Grounded(*proposals[self._leader], proposals)
 
     def update(self, features: Features, prediction: Prediction, proposal: Proposal, *, asked: bool) -> None:
-        """Pass the decision on, to each arm with its own proposal; what is recalled only to those that recall."""
+        """Pass the decision on, to each arm with its own proposal; what is recalled only to those that recall.
+
+        Whose utility a recalled request has is not known, so no arm gets it.
+        """
         arms = list(self._arms.values())
         if not isinstance(proposal, Grounded):
+            recalled = Proposal(proposal.propensity, math.inf)
             for arm in arms:
                 if arm.strategy.recalls:
-                    arm.strategy.update(features, prediction, proposal, asked=asked)
+                    arm.strategy.update(features, prediction, recalled, asked=asked)
             return
         for arm, own in zip(arms, proposal.grounds, strict=True):
             arm.strategy.update(features, prediction, own, asked=asked)

@@ -23,6 +23,7 @@ concept drift (2021), known as CALMID. Where it deviates:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from heapq import nlargest
 from typing import Final, TypeVar
@@ -100,7 +101,7 @@ class ClassBalanced(Unmindful):
 
     def update(self, features: Features, prediction: Prediction, proposal: Proposal, *, asked: bool) -> None:
         """Take the utility into the window."""
-        if leading(prediction):
+        if leading(prediction) and proposal.utility != math.inf:
             self._ranks.add(proposal.utility)
 
     def resolved(self, outcome: Outcome) -> None:

@@ -9,8 +9,8 @@ order, after the decision; `resolved` once per outcome, in the order they are wr
 
 State comes in two kinds. `state()` is small (a few numbers), exact, and kept in the ledger. Everything else is soft: a
 new owner builds it anew before it calls `restore`, which has the last word. It calls `update` as asked for each request
-that is remembered, and `resolved` for each of their outcomes, if the strategy `recalls`; then `update` as not asked for
-the last `warmup` instances before its position.
+that is remembered, with an infinite utility where another strategy made it, and `resolved` for each of their outcomes,
+if the strategy `recalls`; then `update` as not asked for the last `warmup` instances before its position.
 
 A strategy that `pools` has its say once more, at the end of each window of instances: its `Chooser` compares those that
 nobody was asked about so far. The sampler keeps the window and restores it; a chooser keeps nothing.

@@ -173,7 +173,7 @@ class Volume(Unmindful):
         return 1.0 / min(self._shown + 1, self._window)
 
     def _chance(self, utility: float) -> float:
-        return min(1.0, self._rate * self._calibration.factor * utility)
+        return max(0.0, min(1.0, self._rate * self._calibration.factor * utility))
 
     def state(self) -> dict[str, Any]:
         """Return the factor that makes the mean propensity the rate."""

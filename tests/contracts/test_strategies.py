@@ -22,7 +22,7 @@ from streamal.annotate.oracle import Oracle
 from streamal.errors import ConfigError
 from streamal.evaluate.simulate import Simulation, simulate
 from streamal.evaluate.stream import Row
-from streamal.lane import SamplingPlan
+from streamal.lane import Handover, SamplingPlan
 from streamal.learning import presets
 from streamal.messages import VALUE, Features, Instance, Label, LabelRequest, Outcome, Prediction, Task
 from streamal.pooling import fitting
@@ -58,6 +58,7 @@ ODD: tuple[Prediction, ...] = (
     {f"c{i}": 0.001 for i in range(1_000)},
 )
 CONSTANT: tuple[Prediction, ...] = ({}, {"a": 1.0}, {"a": 0.5, "b": 0.5}, {"a": 0.99, "b": 0.01}, {"a": 1.0, "b": 0.0})
+UTILITIES = (-math.inf, -1e308, -30.0, 0.0, 1e-320, 30.0, 1e308, math.inf, math.nan)
 STANDINGS = tuple(
     Standing(rate=RATE, cap=23.0, epsilon=epsilon, seen=100, asked=20, level=level, pending=pending)
     for epsilon in (0.05, 1.0)
@@ -189,6 +190,69 @@ def test_it_goes_on_from_its_state_and_what_is_remembered(name: str) -> None:
     assert heir.state() == former.state()
     expected, found = show(former, seen[150:]), show(heir, seen[150:])
     assert found == expected or not STRATEGIES[name].exact
+
+
+def settled(task: Task) -> Constant:
+    """Return a model that learns nothing, so that owners differ in their strategy alone."""
+    return Settled() if task == "classification" else Constant({VALUE: 1.0}, task=task)
+
+
+def heir_of(plan: SamplingPlan, handover: Handover) -> Partition:
+    """Return a new owner under a plan of its own; the model has learned nothing."""
+    heir = Partition(plan, settled(plan.task))
+    heir.lane = heir.sampler.open(0, handover)
+    return heir
+
+
+@by_name
+def test_it_takes_over_from_every_other_strategy(name: str) -> None:
+    plan, seen = SamplingPlan(BudgetPlan(RATE), name, window=WINDOW, task=task_of(name)), stream(200)
+    for other in sorted(other for other, entry in STRATEGIES.items() if plan.task in entry.tasks):
+        former = Partition(replace(plan, strategy=other), settled(plan.task), delay=30)
+        former.run(seen[:100])
+        heir = heir_of(plan, former.handover(seen[:100]))
+        heir.run(seen[100:])
+        assert heir.lane.seen == 200
+        assert former.lane.asked < heir.lane.asked <= RATE * 200
+
+
+@pytest.mark.parametrize(
+    ("name", "arms", "maker"),
+    [
+        *((name, (), "another") for name in sorted(STRATEGIES)),
+        ("bandit", ("volume", "coreset"), "bandit"),
+        ("bandit", ("class_balanced", "probabilistic"), "bandit"),
+    ],
+)
+def test_utilities_of_another_strategy_are_not_taken_over(name: str, arms: tuple[str, ...], maker: str) -> None:
+    """Those of a bandit's arms are among them: a request does not say whose they are."""
+    parameters = {"arms": arms} if arms else {}
+    plan, seen = SamplingPlan(BudgetPlan(RATE), name, parameters, window=WINDOW, task=task_of(name)), stream(200)
+    former = Partition(plan, settled(plan.task), delay=30, silent=3)
+    former.run(seen[:150])
+    handover = former.handover(seen[140:150])
+    assert handover.requests
+    assert handover.outcomes
+    found = []
+    for utility in UTILITIES:
+        requests = [replace(made, utility=utility, strategy=maker) for made in handover.requests]
+        outcomes = [replace(ended, utility=utility, strategy=maker) for ended in handover.outcomes]
+        heir = heir_of(plan, replace(handover, requests=requests, outcomes=outcomes))
+        heir.run(seen[150:])
+        found.append((heir.lane.ledger(), heir.utilities, heir.requests))
+    assert all(one == found[0] for one in found)
+
+
+@by_name
+@pytest.mark.parametrize("utility", UTILITIES)
+def test_no_utility_that_is_recalled_breaks_it(name: str, utility: float) -> None:
+    strategy, standing = new(name), Standing(RATE, 23.0)
+    for _ in range(3):
+        for features, prediction, _ in cases(100) if strategy.recalls else ():
+            strategy.update(features, prediction, Proposal(1.0, utility), asked=True)
+    for features, prediction, _ in cases(50):
+        assert 0.0 <= strategy.propose(features, prediction, standing).propensity <= 1.0
+    orjson.loads(orjson.dumps(strategy.state()))
 
 
 @by_name
@@ -330,7 +394,7 @@ def test_no_preset_starves_any_strategy_on_a_stream_that_never_changes(kind: str
 @by_name
 def test_the_ledger_stays_small(name: str) -> None:
     plan = SamplingPlan(BudgetPlan(0.123456789), name, task=task_of(name))
-    partition = Partition(plan, Settled() if plan.task == "classification" else Constant({VALUE: 1.0}, task=plan.task))
+    partition = Partition(plan, settled(plan.task))
     partition.run(stream(2_000))
     ledger = partition.lane.ledger()
     ledger["budget"] |= {"seen": 10**12 + 1, "asked": 10**11 + 1, "refunded": 10**10 + 1, "clock": 1_795_255_200.123}

@@ -235,7 +235,7 @@ def test_what_is_recalled_reaches_the_arms_that_recall_and_is_no_choice() -> Non
     assert not bandit("x", "y")[0].recalls
     state = chosen.state()
     chosen.update({}, SURE, Proposal(0.5, 0.5), asked=True)
-    assert built["recalling"].told == [(Proposal(0.5, 0.5), True)]
+    assert built["recalling"].told == [(Proposal(0.5, math.inf), True)], "nobody knows whose utility it is"
     assert built["x"].told == []
     assert chosen.state() == state
 
