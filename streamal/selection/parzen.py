@@ -3,6 +3,10 @@
 The kernel is Gaussian, 1 at no distance. Its bandwidth grows with the square root of the number of columns that vary,
 as distances do, so that it suits few features and many.
 
+Its exponentials are those of the C library: numpy has several of its own, and which one a processor gets decides the
+last bits. So they are as equal elsewhere as the model's probabilities are: with the same C library, on processors that
+all have fused multiply-add, as those of servers do, or all lack it.
+
 Source: Parzen: On estimation of a probability density function and mode (1962); the bandwidth's size is that of the
 mean criterion of Chaudhuri et al.: The mean and median criteria for kernel bandwidth selection for support vector data
 description (2017).
@@ -69,5 +73,5 @@ class Points:
         In columns that are newer than the last point all points stand at the mean.
         """
         points = widened(self._scaled, len(vector), 0.0)[:, : len(self)]
-        near: Vector = np.exp(self._factor * squared_distances(points, vector))
-        return near
+        exponents = self._factor * squared_distances(points, vector)
+        return np.fromiter(map(math.exp, exponents.tolist()), np.float64, len(exponents))

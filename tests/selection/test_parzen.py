@@ -43,6 +43,16 @@ def test_the_kernel_is_gaussian_in_the_mean_squared_distance_of_the_columns() ->
     assert points.kernel(asked) == pytest.approx(expected)
 
 
+def test_exponentials_are_those_of_the_c_library_to_the_last_bit() -> None:
+    rows: list[Features] = [{"x": x / 1_000.0} for x in range(-1_024, 1_024)]
+    scale, points = scaled(rows), Points(2_048, bandwidth=1.0)
+    for row in rows:
+        points.add(scale.raw(row), scale)
+    vector = scale.vector({"x": 0.1})
+    exponents = [-0.5 * float((vector[0] - scale.vector(row)[0]) ** 2) for row in rows]
+    assert points.kernel(vector).tolist() == [math.exp(exponent) for exponent in exponents]
+
+
 def test_columns_that_never_vary_do_not_widen_it() -> None:
     rows: list[Features] = [{"x": x, "constant": 7.0, "word": "same"} for x in (-1.0, 1.0, 0.5, 0.0)]
     plain: list[Features] = [{"x": row["x"]} for row in rows]
