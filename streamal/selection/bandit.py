@@ -2,9 +2,10 @@
 
 The strategies, its arms, take turns: one decides alone until the next payment. A payment is an answer of exploration.
 It owes nothing to any arm, so its error, weighted by the inverse of its propensity, is an estimate without bias. The
-reward is by how much it lies below the mean of the former ones; it goes to the arms in proportion to the requests they
-made since the last payment, and their shares of the turns grow and shrink by it. Rewarding an arm for finding instances
-that the model gets wrong would chase noise instead.
+reward is by how much it lies below the mean of the former ones; it goes to the arms in proportion to the requests of
+their turns since the last payment, and their shares of the turns grow and shrink by it. Exploration's requests and the
+loan's are among these: a strategy is told what was asked about, not whose wish that was. Rewarding an arm for finding
+instances that the model gets wrong would chase noise instead.
 
 Source: Hsu, Lin: Active Learning by Learning (2015), on EXP4 of Auer, Cesa-Bianchi, Freund, Schapire: The Nonstochastic
 Multiarmed Bandit Problem (2002). Deviations: the paper draws an arm for each request, and estimates the accuracy from
@@ -62,7 +63,7 @@ def in_turn(number: int, shares: Sequence[float]) -> int:
 
 @dataclass(slots=True)
 class Arm:
-    """A strategy, its share of the turns, and how many requests it made since the last payment."""
+    """A strategy, its share of the turns, and how many requests were made in these since the last payment."""
 
     strategy: QueryStrategy
     share: float
