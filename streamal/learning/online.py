@@ -246,7 +246,7 @@ class FactoryModel:
 
     def members(self, features: Features) -> list[Prediction]:
         """Predict one instance by each member of the ensemble, behind the transformers."""
-        if not (self.ensemble and self._known):
+        if not (self.ensemble and self._learned):
             return []
         columns = self._present(features)
         try:
@@ -259,7 +259,7 @@ class FactoryModel:
 
     def predict(self, batch: Sequence[Features]) -> list[Prediction]:
         """Predict each instance; `{}` before the first example."""
-        if not self._known:
+        if not self._learned:
             return [{} for _ in batch]
         return [self._predict_one(features) for features in batch]
 

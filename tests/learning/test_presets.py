@@ -18,6 +18,7 @@ from river import (
     base,
     compose,
     dummy,
+    ensemble,
     feature_extraction,
     linear_model,
     naive_bayes,
@@ -344,6 +345,22 @@ def test_a_users_regression_that_gives_no_number_predicts_nothing(
     model = from_factory(offer(factories, dummy.StatisticRegressor(stats.Mean())))
     model.learn({"a": 1.0}, 2.0)
     assert model.predict([{"a": 1.0}]) == [{}]
+
+
+@pytest.mark.parametrize("learned", [{"a": 1.0}, {}, {"a": None}], ids=str)
+def test_a_users_model_predicts_once_it_has_learned_whatever_features_it_met(
+    factories: ModuleType, learned: Features
+) -> None:
+    users, preset = from_factory(offer(factories, naive_bayes.GaussianNB())), make("gaussian_nb")
+    bagged = from_factory(offer(factories, ensemble.BaggingClassifier(naive_bayes.GaussianNB(), n_models=3, seed=0)))
+    assert users.predict([{}]) == bagged.predict([{}]) == [{}]
+    assert bagged.members({}) == []
+    for label in "babba" * 40:
+        for model in (users, preset, bagged):
+            model.learn(learned, label)
+    assert users.predict([{}]) == preset.predict([{}]) == [pytest.approx({"a": 0.4, "b": 0.6})]
+    assert bagged.predict([{}])[0].keys() == {"a", "b"}
+    assert [said.keys() for said in bagged.members({})] == [{"a", "b"}] * 3
 
 
 def test_a_model_names_the_classes_it_has_learned(factories: ModuleType) -> None:
