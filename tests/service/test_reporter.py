@@ -9,7 +9,7 @@ import pytest
 from specimens import Settled, answer_to, stream, truth
 
 from streamal.evaluate.estimate import Estimator
-from streamal.events import Event, LabelRequested
+from streamal.events import Event, ExampleLearned, LabelRequested, RequestResolved
 from streamal.lane import Handover, SamplingPlan
 from streamal.learning.fold import Fold
 from streamal.sampler import SelectiveSampler
@@ -161,6 +161,21 @@ def test_the_status_tells_how_good_the_model_is_on_all_instances(monkeypatch: py
     assert found == alone.estimate()
     assert found.instances == 600
     assert found.measures["accuracy"].value > found.naive["accuracy"]
+
+
+def test_a_made_instance_is_learned_and_not_scored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporter, "PUBLISH_EVERY", 0.0)
+    told = Reporter("fraud", [PLAN], Metrics("fraud"), lambda: 0, lambda: 0.0)
+    real = next(event.outcome for event in events_of_a_worker() if isinstance(event, RequestResolved))
+    right, wrong = {str(real.label): 1.0}, {"another": 1.0}
+    told.observe(ExampleLearned(real, right, hit=True))
+    told.observe(ExampleLearned(replace(real, synthetic=True), wrong, hit=False))
+    told.beat("running", None)
+    status = told.board.read()
+    assert (status.learned, status.accuracy) == (2, 1.0)
+    told.observe(ExampleLearned(real, wrong, hit=False))
+    told.beat("running", None)
+    assert told.board.read().accuracy == 0.5
 
 
 def test_the_estimate_is_made_anew_only_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
