@@ -113,7 +113,8 @@ def _row(line: str) -> dict[str, Any]:
 def _labelled(row: Mapping[Any, Any], layout: Layout, task: Task, where: str, *, parse: bool) -> Row:
     given, label = layout.split(row)
     if label is MISSING:
-        message = f"{where}: no column '{layout.label}' for the label; there are {', '.join(map(str, row))}: name it by --label"
+        there = ", ".join(map(str, row))
+        message = f"{where}: no column '{layout.label}' for the label; there are {there}: name it by --label"
         raise ConfigError(message)
     if None in row:
         message = f"{where}: more fields than the header names; quote those that hold a comma"
