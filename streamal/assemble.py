@@ -175,14 +175,13 @@ def watches(settings: Settings) -> bool:
     return settings.drift.errors != "off" or settings.drift.features
 
 
-def plans_of(settings: Settings, task: Task, partitions: int, *, paused: bool = False) -> list[SamplingPlan]:
+def budgets_of(settings: Settings, partitions: int, *, paused: bool = False) -> list[BudgetPlan]:
     """Share the budget out to the partitions; while `paused` it grants nothing.
 
     Raises:
-        ConfigError: the strategy does not fit the model, or a partition's share of the budget is too small.
+        ConfigError: a partition's share is too small.
     """
-    budget, strategy = settings.budget, settings.strategy
-    registry.check(strategy.name, strategy.parameters, task)
+    budget = settings.budget
     whole = BudgetPlan(
         rate=budget.rate,
         loan=budget.cold_start_loan,
@@ -196,6 +195,17 @@ def plans_of(settings: Settings, task: Task, partitions: int, *, paused: bool = 
         refund_expired=budget.refund_expired,
         paused=paused,
     )
+    return whole.deal(partitions, burst=budget.burst)
+
+
+def plans_of(settings: Settings, task: Task, partitions: int, *, paused: bool = False) -> list[SamplingPlan]:
+    """Return how each partition is sampled; while `paused` nothing is asked.
+
+    Raises:
+        ConfigError: the strategy does not fit the model, or a partition's share of the budget is too small.
+    """
+    strategy = settings.strategy
+    registry.check(strategy.name, strategy.parameters, task)
     return [
         SamplingPlan(
             budget=plan,
@@ -211,7 +221,7 @@ def plans_of(settings: Settings, task: Task, partitions: int, *, paused: bool = 
             self_training=settings.learn.self_training,
             duplicate_digits=strategy.duplicate_digits,
         )
-        for plan in whole.deal(partitions, burst=budget.burst)
+        for plan in budgets_of(settings, partitions, paused=paused)
     ]
 
 

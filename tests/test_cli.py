@@ -848,6 +848,35 @@ def test_there_is_no_ledger_to_put_back_where_nothing_was_decided(tmp_path: Path
     assert "Nothing was decided" not in call("verify", "--config", config).stdout
 
 
+@pytest.mark.parametrize(
+    ("budget", "held", "said"),
+    [
+        ({"max_pending": 6}, "queue_full", "as many requests wait as budget.max_pending"),
+        ({"limits": [{"count": 6, "per": "1000d"}]}, "limit_count", "a limit of budget.limits is used up"),
+        ({}, None, ""),
+    ],
+)
+def test_status_says_why_nothing_more_is_asked(
+    tmp_path: Path, budget: dict[str, Any], held: str | None, said: str
+) -> None:
+    settings = settings_in(tmp_path, budget={"rate": 0.2} | budget)
+    config = write_config(settings, tmp_path)
+    log = assemble.open_log(settings)
+    feed(log, 200)
+    service = assemble.build_service(settings, log)
+    worker = threading.Thread(target=service.worker.run, name="worker")
+    worker.start()
+    try:
+        until(lambda: service.reporter.board.read().seen == 200, "all decided")
+    finally:
+        stop(service, worker)
+    shown = call("status", "-c", config).stdout.replace("\n", " ")
+    assert ("Nothing more is chosen on 2 of 2 partitions" in shown) == bool(held)
+    assert said in shown
+    [found] = lines(call("status", "--json", "-c", config))
+    assert {partition["held"] for partition in found["partitions"]} == {held}
+
+
 def test_several_annotators_are_asked_by_name_and_compared(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, annotation={"answers_per_request": 2}, model={"classes": ["rare", "usual"]})
     config = write_config(settings, tmp_path)

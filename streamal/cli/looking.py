@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from streamal.cli.opening import changes_in_force, config_option, inspection_of, opened, settings_of
+from streamal.cli.opening import as_ordered, changes_in_force, config_option, inspection_of, opened, settings_of
 from streamal.cli.wording import counted, examples, figure, pause_in_words, show_table, table
 
 if TYPE_CHECKING:
@@ -38,13 +38,18 @@ def status(as_json: bool, config: Path | None) -> None:
     """
     from dataclasses import asdict
 
-    from streamal.service.inspection import agreement_in_words, quality_in_words
+    from streamal import assemble
+    from streamal.service.inspection import agreement_in_words, held_in_words, quality_in_words
 
     settings = settings_of(config)
     with opened(settings) as log:
         inspection = inspection_of(settings, log)
-        standings, estimates = inspection.standings(), inspection.estimates()
-        paused = pause_in_words(changes_in_force(settings, log))
+        changes = changes_in_force(settings, log)
+        plans = assemble.budgets_of(as_ordered(settings, changes), log.partitions(settings.topics.instances))
+        cost = settings.instance.cost
+        price = 0.0 if isinstance(cost, str) else cost * settings.annotation.answers_per_request
+        standings, estimates = inspection.standings(plans, price), inspection.estimates()
+        paused = pause_in_words(changes)
     total = {name: sum(getattr(s, name) for s in standings) for name in ("seen", "asked", "allowed", "pending", "lag")}
     if as_json:
         import orjson
@@ -64,7 +69,12 @@ def status(as_json: bool, config: Path | None) -> None:
     found.add_section()
     found.add_row("all", *map(figure, total.values()))
     show_table(found)
-    for line in (*paused, *quality_in_words(estimates), *agreement_in_words(estimates.alpha)):
+    for line in (
+        *paused,
+        *held_in_words(standings),
+        *quality_in_words(estimates),
+        *agreement_in_words(estimates.alpha),
+    ):
         click.echo(line)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -54,6 +54,11 @@ def changed(settings: Settings, section: str, **values: Any) -> Settings:
 def absent(settings: Settings) -> bool:
     """Say whether the embedded log has yet to be made."""
     return settings.transport.kind == "embedded" and not Path(settings.transport.path).exists()
+
+
+def as_ordered(settings: Settings, changes: Mapping[str, Change]) -> Settings:
+    """Return settings with the orders on the budget that are in force."""
+    return changed(settings, "budget", **{key: one.value for key, one in changes.items() if key != "paused"})
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import click
 from streamal.cli.opening import (
     DEFAULT_CONFIG,
     absent,
-    changed,
+    as_ordered,
     changes_in_force,
     config_option,
     file_of,
@@ -123,7 +123,7 @@ def _explain_run(settings: Settings) -> None:
     for topic, count in found.items():
         click.echo(f"topic {topic}: {counted(count, 'partition')}")
     topics.check(found)
-    settings = changed(settings, "budget", **{key: one.value for key, one in changes.items() if key != "paused"})
+    settings = as_ordered(settings, changes)
     plan = assemble.plans_of(settings, task, found[topics.instances])[0]
     click.echo(f"strategy: {plan.strategy} on {assemble.model_name(settings)} ({task})")
     click.echo(budget_in_words(settings.budget))

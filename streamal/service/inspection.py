@@ -6,7 +6,7 @@ Everything is read from the log, so it works while the service is down, and it c
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
@@ -30,7 +30,7 @@ from streamal.messages import (
     parse_request_id,
     to_iso,
 )
-from streamal.selection.budget import Budget, BudgetPlan
+from streamal.selection.budget import Budget, BudgetPlan, Permit
 from streamal.service.ledgers import Pointers, Topics, decode_metadata, lost
 from streamal.service.own_records import outcome_of, request_of
 from streamal.service.shared_snapshots import CHUNK_KEY, PART_OF
@@ -54,7 +54,10 @@ NO_BREAK: Final = "\N{NO-BREAK SPACE}"
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where a partition stands: what was seen, asked and allowed, what waits, and how many records lie ahead."""
+    """Where a partition stands: what was seen, asked and allowed, what waits, and how many records lie ahead.
+
+    `held` names the permit other than the rate that the strategy's requests lack, if the plan is known.
+    """
 
     partition: int
     seen: int
@@ -62,6 +65,7 @@ class Standing:
     allowed: float
     pending: int
     lag: int
+    held: Permit | None = None
 
 
 class Inspection:
@@ -75,20 +79,21 @@ class Inspection:
         self._reader = log.reader()
         self._partitions = log.partitions(topics.instances)
 
-    def standings(self) -> list[Standing]:
-        """Return where each partition stands."""
+    def standings(self, plans: Sequence[BudgetPlan] = (), price: float = 0.0) -> list[Standing]:
+        """Return where each partition stands, by the plans in force if these are given; `price` is that of a label."""
         waiting = self.waiting()
         found = []
         for p in range(self._partitions):
             place = TopicPartition(self._topics.instances, p)
             first, end = self._log.bounds(place)
             ledger, _, position = self._left(p)
-            budget = Budget(BudgetPlan(self._rate))
+            budget = Budget(plans[p] if plans else BudgetPlan(self._rate))
             if ledger:
                 budget.restore(ledger["budget"])
             pending = sum(request.partition == p for request in waiting)
             lag = max(0, end - (first if position is None else position))
-            found.append(Standing(p, budget.seen, budget.asked, budget.allowed, pending, lag))
+            held = budget.refusal(price, pending, free=True) if plans else None
+            found.append(Standing(p, budget.seen, budget.asked, budget.allowed, pending, lag, held))
         return found
 
     def waiting(self, annotator: str | None = None) -> list[LabelRequest]:
@@ -273,6 +278,11 @@ def _decided(partition: int, count: int, last: int = 0) -> InstancesDecided:
     return InstancesDecided(partition, count, 0, {}, range(last + 1 - count, last + 1), (), ())
 
 
+HELD: Final[Mapping[Permit | None, str]] = {
+    "queue_full": "as many requests wait as budget.max_pending allows.",
+    "limit_count": "a limit of budget.limits is used up until its period ends.",
+    "limit_cost": "a limit of budget.limits is used up until its period ends.",
+}
 WHY: Final[dict[str, str]] = {
     "uncertainty": "the strategy found its label worth the budget",
     "exploration": "it was drawn at random for the unbiased arm, whatever the model thought",
@@ -281,6 +291,18 @@ WHY: Final[dict[str, str]] = {
     "drift": "the stream had changed",
     "rare_class": "it may be of a rare class",
 }
+
+
+def held_in_words(standings: Sequence[Standing]) -> list[str]:
+    """Say where the strategy gets nothing though the rate would allow it, and why.
+
+    >>> for line in held_in_words([Standing(p, 90, 9, 9.0, 5, 0, "queue_full") for p in (0, 1)]): print(line)
+    Nothing more is chosen on 2 of 2 partitions: as many requests wait as
+    budget.max_pending allows.
+    """
+    found = Counter(HELD[standing.held] for standing in standings if standing.held in HELD)
+    told = (f"Nothing more is chosen on {n} of {len(standings)} partitions: {why}" for why, n in found.items())
+    return [line for sentence in told for line in wrap(sentence, 79)]
 
 
 def in_words(request: LabelRequest, outcome: Outcome | None) -> str:
