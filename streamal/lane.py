@@ -379,19 +379,19 @@ class Lane:
             window.add(instance, decided=reason is not None)
         elif reason is None:
             declined["near_duplicate" if alike else "low_utility"] += 1
-        price = self._price(instance)
         if reason is None:
             asked = False
         elif made is not None:
             asked = True
         else:
-            refusal = budget.refusal(price, pending, free=reason != "uncertainty", explored=drawn)
+            refusal = budget.refusal(self._price(instance), pending, free=reason != "uncertainty", explored=drawn)
             asked = refusal is None
             if refusal is not None:
                 declined[refusal] += 1
         self._strategy.update(instance.features, prediction, proposal, asked=asked)
         if reason is None or not asked:
             return None
+        price = self._price(instance)
         lacks = budget.refusal(price, pending, free=False)
         told = window is None and lacks in (None, "rate")
         would_select = wanted and lacks is None if told else None

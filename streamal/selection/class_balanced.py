@@ -40,7 +40,8 @@ STEP: Final = 0.01
 MOST_STEP: Final = 0.1
 """A thousand steps, the most there can be, still leave a threshold that can be divided by."""
 DECAY: Final = 0.998
-"""Per answer, of the steps counted: they look back about 500 answers, which a new owner remembers twice over."""
+"""Per answer, of the steps counted: they look back about 500 answers. A new owner remembers those among the last 2,000
+outcomes of all partitions."""
 PRIOR_DECAY: Final = 0.98
 """Per answer of exploration: about 50, which are a thousand answers where exploration takes its usual twentieth."""
 NEGLIGIBLE: Final = 0.01
