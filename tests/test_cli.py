@@ -613,6 +613,24 @@ def test_a_worker_runs_until_it_is_asked_to_end(tmp_path: Path, started: Callabl
     assert found["lag"] == 0
 
 
+def test_a_worker_stops_in_order_once_its_supervisor_was_killed(
+    tmp_path: Path, started: Callable[..., subprocess.Popen[str]]
+) -> None:
+    settings = settings_in(tmp_path)
+    path = write_config(settings, tmp_path)
+    with closing(assemble.open_log(settings)) as log:
+        feed(log)
+    process = started("run", "-c", path)
+    until(lambda: lines(call("status", "--json", "-c", path))[0]["seen"] == ROWS, "all instances decided")
+    process.kill()
+    # the worker holds the same stderr, which thus ends when the worker does
+    _, said = process.communicate(timeout=60)
+    entries = [json.loads(line) for line in said.splitlines()]
+    [gone] = [entry for entry in entries if entry["message"] == "the supervisor is gone, stopping"]
+    assert gone["supervisor"] == process.pid
+    assert entries[-1]["message"] == "stopped"
+
+
 def test_a_worker_says_that_the_defaults_hold(tmp_path: Path, started: Callable[..., subprocess.Popen[str]]) -> None:
     process = started("run")
     assert process.stderr is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -78,7 +79,8 @@ def demo(rate: float, seconds: int, serve: bool, port: int, plot: Path, rows: in
 @config_option
 @click.option("--dry-run", is_flag=True, help="Check config, log and topics, say what would be done, and end.")
 @click.option("--no-supervisor", is_flag=True, help="Run the worker itself, where something else restarts it.")
-def run(config: Path | None, dry_run: bool, no_supervisor: bool) -> None:
+@click.option("--parent", type=int, hidden=True, help="The supervisor's process; the worker stops once it is gone.")
+def run(config: Path | None, dry_run: bool, no_supervisor: bool, parent: int | None) -> None:
     """Run a worker: decide, ask and learn, until Ctrl+C or SIGTERM.
 
     A small parent process restarts the worker when it crashes, unless a restart cannot help. The embedded log and its
@@ -99,10 +101,10 @@ def run(config: Path | None, dry_run: bool, no_supervisor: bool) -> None:
             logger.info("settings read", extra={"config": str(read)})
         else:
             logger.info("no config was found, the defaults hold", extra={"looked_for": str(DEFAULT_CONFIG.absolute())})
-        sys.exit(serve(assemble.build_service(settings, assemble.open_log(settings))))
+        sys.exit(serve(assemble.build_service(settings, assemble.open_log(settings)), parent))
     from streamal.service.supervisor import Supervisor
 
-    command = [sys.executable, "-m", "streamal", "run", "--no-supervisor"]
+    command = [sys.executable, "-m", "streamal", "run", "--no-supervisor", "--parent", str(os.getpid())]
     sys.exit(Supervisor([*command, "--config", str(config)] if config else command).run())
 
 

@@ -39,8 +39,11 @@ class Service:
     start_deadline: float
 
 
-def serve(service: Service) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit code: 0 after an orderly end, else that of the error's class."""
+def serve(service: Service, parent: int | None = None) -> int:
+    """Run until SIGTERM or SIGINT, or until the supervisor, the process `parent`, is gone.
+
+    Returns the exit code: 0 after an orderly end, else that of the error's class.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
         logger.info("stopping", extra={"signal": signal.Signals(number).name})
@@ -49,7 +52,7 @@ def serve(service: Service) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     done = threading.Event()
-    threading.Thread(target=_watch, args=(service, done), name="watchdog", daemon=True).start()
+    threading.Thread(target=_watch, args=(service, done, parent), name="watchdog", daemon=True).start()
     try:
         if service.server is not None:
             service.server.start()
@@ -80,9 +83,17 @@ def _ease_garbage_collection() -> None:
     gc.set_threshold(5_000, 5, 5)
 
 
-def _watch(service: Service, done: threading.Event) -> None:
-    """End the process when its loop stands still: a stuck member keeps its partitions and looks well to the group."""
+def _watch(service: Service, done: threading.Event, parent: int | None = None) -> None:
+    """End the process when its loop stands still: a stuck member keeps its partitions and looks well to the group.
+
+    Stop it in order when its supervisor was killed: nobody would pass a signal on, and it would keep the port and the
+    slot from the worker that comes after.
+    """
     while not done.wait(WATCH_EVERY):
+        if parent is not None and os.getppid() != parent:
+            logger.error("the supervisor is gone, stopping", extra={"supervisor": parent})
+            service.worker.stop()
+            parent = None
         reporter = service.reporter
         limit = STALLED_AFTER if reporter.started else service.start_deadline
         if reporter.idle_for() > limit:
