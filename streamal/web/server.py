@@ -9,6 +9,7 @@ metrics asks for it.
 
 from __future__ import annotations
 
+import errno
 import hmac
 import socket
 import threading
@@ -129,10 +130,13 @@ class Server:
         try:
             return socket.create_server((self.host, self.port), family=family, backlog=100)
         except OSError as error:
-            msg = (
-                f"http: cannot listen on {self.host}, port {self.port}: {error.strerror or error}; "
-                "set http.port to a free port, or to 0 for none"
-            )
+            cure = "set http.host to an address of this machine, and http.port to a port allowed here, or to 0 for none"
+            if error.errno == errno.EADDRINUSE:
+                cure = (
+                    "a worker that still runs may hold it: end that one, or set http.port (for the demo --port) to a "
+                    "free port; http.port = 0 opens none"
+                )
+            msg = f"http.port: cannot listen on {self.host}, port {self.port}: {error.strerror or error}; {cure}"
             raise ConfigError(msg) from None
 
     def stop(self) -> None:

@@ -161,8 +161,16 @@ def test_a_large_body_is_refused_unread(server: Server) -> None:
 def test_a_taken_port_is_an_error_with_its_cure(board: StatusBoard) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"port {port}.*set http.port"):
+        with pytest.raises(ConfigError, match=f"port {port}.*set http.port") as caught:
             Server(board, Metrics("fraud"), "127.0.0.1", port).start()
+    assert "a worker that still runs may hold it: end that one, or set http.port (for the demo --port)" in str(
+        caught.value
+    )
+
+
+def test_an_address_of_another_machine_is_an_error_with_its_cure(board: StatusBoard) -> None:
+    with pytest.raises(ConfigError, match=r"http.port: cannot listen on 192.0.2.1, port 8080: .*; set http.host to"):
+        Server(board, Metrics("fraud"), "192.0.2.1", 8080).start()
 
 
 def test_stopping_closes_the_port_and_the_thread(board: StatusBoard) -> None:
