@@ -294,6 +294,12 @@ def check(settings: Settings) -> Model:
             f"{model_name(settings)} predicts numbers: leave it out, or choose a classifier"
         )
         raise ConfigError(message)
+    if settings.model.classes and model.task == "regression":
+        message = (
+            f"model.classes lists the only labels that are taken, but {model_name(settings)} learns numbers, and each "
+            "answer would be refused: leave it out, or choose a classifier by model.kind or model.factory"
+        )
+        raise ConfigError(message)
     chooser = plans[0].build_strategy(Fold(model)).pools
     if chooser is not None and "pool_window" in strategy.parameters:
         pooling.check(chooser.size, plans[0].budget)

@@ -220,6 +220,11 @@ def test_the_schema_is_json(tmp_path: Path) -> None:
             2,
             ["'class_conditional' needs class probabilities", "random, periodic"],
         ),
+        (
+            "[model]\nkind = 'linear_regression'\nclasses = ['ok', 'fraud']\n[strategy]\nname = 'random'",
+            2,
+            ["model.classes lists", "linear_regression learns numbers", "leave it out, or choose a classifier"],
+        ),
         ("[model]\nfactory = 'no.where:build'", 8, ["cannot be imported"]),
         (
             "[model]\nfactory = 'river.naive_bayes:GaussianNB'\nparameters = {depth = 1}",
