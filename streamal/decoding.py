@@ -33,6 +33,7 @@ from streamal.messages import (
     Label,
     Received,
     Task,
+    Value,
     canonical_label,
     parse_request_id,
 )
@@ -48,6 +49,15 @@ MAX_DEPTH: Final = 100
 FLOATS: Final = frozenset({float})
 KINDS: Final[tuple[AnswerKind, ...]] = get_args(AnswerKind)
 TYPES: Final[Mapping[str, tuple[type, ...]]] = {"number": (int, float), "string": (str,), "boolean": (bool,)}
+CALLED: Final[Mapping[type, str]] = {
+    str: "text",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a float",
+    list: "a list",
+    dict: "an object",
+}
+"""What a value of JSON that is not null is called."""
 MISSING: Final = object()
 
 
@@ -167,7 +177,8 @@ class InstanceDecoder:
         if identity is None:
             return f"{record.partition}-{record.offset}"
         if type(identity) is not int or len(str(identity)) > MAX_ID:
-            message = f"'{self._form.id}' must be a string or an integer of at most {MAX_ID} characters"
+            came = "a longer one" if type(identity) in (str, int) else CALLED[type(identity)]
+            message = f"'{self._form.id}' must be a string or an integer of at most {MAX_ID} characters, came {came}"
             raise BadRecord("bad_id", message)
         return str(identity)
 
@@ -191,8 +202,10 @@ class InstanceDecoder:
         # One call in C for the usual instance: if the root of the squares is within the bound, each number is.
         if not (FLOATS.issuperset(map(type, values)) and math.hypot(*values) <= MAX_NUMBER):  # type: ignore[arg-type]
             if not SCALARS.issuperset(map(type, values)):
-                raise BadRecord("bad_feature_type", "features must be numbers, strings, booleans or null")
-            _check_numbers(values)
+                name, value = next(item for item in features.items() if type(item[1]) not in SCALARS)
+                message = f"'{name}' must be a number, a string, a boolean or null, came {CALLED[type(value)]}"
+                raise BadRecord("bad_feature_type", message)
+            _check_numbers(features)
         if self._declared:
             self._check_declared(features)
 
@@ -200,7 +213,9 @@ class InstanceDecoder:
         for name, expected in self._declared.items():
             value = features.get(name)
             if value is not None and (type(value) not in expected):
-                raise BadRecord("type_mismatch", f"a feature declared as {self._form.types[name]} has another type")
+                came = CALLED[type(value)]
+                message = f"'{name}' is declared as {self._form.types[name]}, came {came} (instance.types)"
+                raise BadRecord("type_mismatch", message)
 
     def _learn_names(self, features: Features) -> None:
         for name in features:
@@ -253,12 +268,17 @@ def shallow(value: Any, depth: int) -> bool:
     return depth > 0 and all(shallow(inner, depth - 1) for inner in value)
 
 
-def _check_numbers(values: Any) -> None:
-    for value in values:
+def _check_numbers(features: Features) -> None:
+    for value in features.values():
         if type(value) is int and abs(value) > MAX_INTEGER:
-            raise BadRecord("out_of_range", "an integer beyond 2**53 is not exact; send it as a string or a float")
+            message = f"'{_name(features, value)}' is an integer beyond 2**53, not exact; send a string or a float"
+            raise BadRecord("out_of_range", message)
         if type(value) is float and not -MAX_NUMBER <= value <= MAX_NUMBER:
-            raise BadRecord("out_of_range", f"a feature lies outside +-{MAX_NUMBER:g}")
+            raise BadRecord("out_of_range", f"'{_name(features, value)}' lies outside +-{MAX_NUMBER:g}")
+
+
+def _name(features: Features, value: Value) -> str:
+    return next(name for name, found in features.items() if found is value)
 
 
 def _kind(found: object) -> AnswerKind:

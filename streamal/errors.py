@@ -37,7 +37,10 @@ class StreamalError(Exception):
 
 
 class BadRecord(StreamalError):
-    """A record that is refused, with a short machine-readable `reason`; the message never quotes features or labels."""
+    """A record that is refused, with a short machine-readable `reason`.
+
+    The message may name a feature, but never quotes its value, nor a label.
+    """
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -54,6 +54,28 @@ def test_bad_input_is_refused_with_its_reason_and_quotes_nothing(case: BadInput)
     assert (instances(record(instance())), answers(record(answer()))) == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (instance(features={"x": [SECRET]}), "'x' must be a number, a string, a boolean or null, came a list"),
+        (instance(features={"x": {SECRET: 1}}), "'x' must be a number, a string, a boolean or null, came an object"),
+        (instance(features={"amount": SECRET}), "'amount' is declared as number, came text (instance.types)"),
+        (instance(features={"night": 1}), "'night' is declared as boolean, came an integer (instance.types)"),
+        (instance(features={"y": "", "x": -1e101}), "'x' lies outside +-1e+100"),
+        (instance(features={"y": 2.0, "x": 1e101}), "'x' lies outside +-1e+100"),
+        (instance(features={"y": 2, "x": 2**53 + 1}), "'x' is an integer beyond 2**53, not exact; send a string"),
+        (instance(id=True), "'id' must be a string or an integer of at most 256 characters, came a boolean"),
+        (instance(id=1.5), "'id' must be a string or an integer of at most 256 characters, came a float"),
+        (instance(id=SECRET * 50), "'id' must be a string or an integer of at most 256 characters, came a longer one"),
+    ],
+)
+def test_a_refusal_names_what_is_wrong_and_what_came(value: bytes, message: str) -> None:
+    with pytest.raises(BadRecord) as caught:
+        InstanceDecoder(InstanceFormat(**INSTANCE))(record(value))
+    assert str(caught.value).startswith(message)
+    assert SECRET not in str(caught.value)
+
+
 def test_an_instance_keeps_what_it_came_with() -> None:
     found = InstanceDecoder(PLAIN)(
         record(b'{"id": "tx-1", "features": {"amount": 12.5, "country": "NL", "night": true}, "display": {"t": "?"}}')
