@@ -26,7 +26,7 @@ LEAST_ANNOTATORS: Final = 3
 """Where two differ, nothing says who of them is right."""
 ROUNDS: Final = 100
 """Of expectation maximisation at most; it ends by itself once it stands still."""
-MISSING: Final = "Accuracies are estimated by crowd-kit: pip install 'streamal[annotators]'."
+MISSING: Final = "For accuracies: uv sync --extra annotators, or uv tool install '.[annotators]'."
 TOO_FEW: Final = "Accuracies are estimated of classes, and of three annotators at least."
 
 

@@ -124,7 +124,7 @@ def crowd(chances: Sequence[float], count: int, seed: int) -> list[Outcome]:
 
 def test_accuracies_are_found_without_the_truth() -> None:
     if os.environ.get("STREAMAL_REQUIRE_ALL") != "1":
-        pytest.importorskip("crowdkit", reason="it comes with streamal[annotators]")
+        pytest.importorskip("crowdkit", reason="it comes with the extra annotators")
     chances = (0.95, 0.8, 0.6, 0.4)
     found = agreement(crowd(chances, 1_500, seed=1))
     assert found.note == ""
@@ -141,7 +141,7 @@ def test_without_the_library_all_else_is_told_and_how_to_get_it(monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "crowdkit.aggregation", None)
     found = agreement(crowd((0.9, 0.8, 0.7), 50, seed=1))
     assert found.note == MISSING
-    assert "streamal[annotators]" in MISSING
+    assert "uv sync --extra annotators, or uv tool install '.[annotators]'" in MISSING
     assert {one.accuracy for one in found.annotators} == {None}
     assert 0.0 < (found.alpha or 0.0) < 1.0
 
