@@ -62,6 +62,7 @@ EXPECTED: Final = {
 }
 """What pydantic calls by Python's names, in those of TOML."""
 PERCENT: Final = re.compile(r"(\d+(?:\.\d+)?) ?%")
+AS_JSON: Final = """in the environment lists and tables are written as JSON, such as '[{"count": 500, "per": "1d"}]'"""
 SECRETS: Final = (("transport", "security", "password"), ("http", "token"))
 TOPIC: Final = r"^[a-zA-Z0-9._-]{1,249}$"
 NO_TOPIC: Final = rf"^$|{TOPIC}"
@@ -670,8 +671,7 @@ def load(path: Path | None) -> Settings:
         msg = "\n".join(["the configuration is not valid:", *(f"  {line}" for line in lines)])
         raise ConfigError(msg) from None
     except SettingsError as error:
-        msg = f"{error}; lists and tables are written as JSON in the environment"
-        raise ConfigError(msg) from None
+        raise ConfigError(_unread(error)) from None
 
 
 def revised(settings: Settings, section: str, values: Mapping[str, Any]) -> Settings:
@@ -923,6 +923,16 @@ def _nearest(key: str, section: type[BaseModel]) -> str:
     if close := get_close_matches(key, section.model_fields, n=1):
         return f"; did you mean {close[0]!r}?"
     return f"; expected one of {', '.join(section.model_fields)}"
+
+
+def _unread(error: SettingsError) -> str:
+    """Say which variable holds no JSON; pydantic-settings names only the section, so it is found by its value."""
+    cause = error.__cause__
+    if not isinstance(cause, json.JSONDecodeError):
+        return f"{error}; {AS_JSON}"
+    given = sorted(os.environ.items())
+    names = [name for name, value in given if name.upper().startswith(PREFIX) and value == cause.doc]
+    return f"{', '.join(names)}: {AS_JSON}; came something else ({cause.msg}, column {cause.colno})"
 
 
 def _origin(loc: tuple[str | int, ...], path: Path | None) -> str:

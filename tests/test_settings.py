@@ -258,12 +258,30 @@ def test_a_fault_in_the_environment_names_its_variable(monkeypatch: pytest.Monke
         ("STREAMAL__BUGDET__RATE", "0.1", "did you mean 'budget'"),
         ("STREAMAL__BUDGET__RTAE", "0.1", "did you mean 'rate'"),
         ("STREAMAL__BUDGET__LIMITS", "[", "written as JSON"),
+        ("STREAMAL__BUDGET__LIMITS", "9" * 5_000, "written as JSON"),
     ],
 )
 def test_a_wrong_variable_is_no_default(monkeypatch: pytest.MonkeyPatch, name: str, value: str, expected: str) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigError, match=expected):
         load(None)
+
+
+def test_a_variable_that_is_no_json_is_named_and_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STREAMAL__BUDGET__LIMITS", "[{count = 500}]")
+    monkeypatch.setenv("STREAMAL__HTTP__TOKEN", "hunter2")
+    with pytest.raises(ConfigError) as caught:
+        load(None)
+    assert str(caught.value) == (
+        "STREAMAL__BUDGET__LIMITS: in the environment lists and tables are written as JSON, such as "
+        """'[{"count": 500, "per": "1d"}]'; came something else """
+        "(Expecting property name enclosed in double quotes, column 3)"
+    )
+    monkeypatch.delenv("STREAMAL__BUDGET__LIMITS")
+    monkeypatch.setenv("STREAMAL__HTTP", "token = 'hunter2'")
+    with pytest.raises(ConfigError, match="STREAMAL__HTTP: in the environment") as caught:
+        load(None)
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
