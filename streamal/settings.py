@@ -851,8 +851,11 @@ def _explain(fault: ErrorDetails, path: Path | None) -> str:
     section, field, known = _locate(fault["loc"])
     key = ".".join(map(str, known)) or "the settings"
     if fault["type"] == "extra_forbidden":
-        name = ".".join(map(str, fault["loc"]))
-        return f"{name}: no such key{_origin(fault['loc'], path)}{_nearest(str(fault['loc'][-1]), section)}"
+        *table, name = map(str, fault["loc"])
+        own = (
+            f"; parameters of a {table[-1]} stand in [{key}.parameters]" if "parameters" in section.model_fields else ""
+        )
+        return f"{'.'.join((*table, name))}: no such key{_origin(fault['loc'], path)}{own}{_nearest(name, section)}"
     if fault["type"] == "value_error":
         text, hint = fault["msg"].removeprefix("Value error, "), ""
     else:

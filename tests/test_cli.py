@@ -210,6 +210,13 @@ def test_the_schema_is_json(tmp_path: Path) -> None:
         ("[strategy]\nname = 'randm'", 2, ["came 'randm' (in ", "did you mean 'random'?"]),
         ("[strategy]\nname = 'split'\nparameters = {spil = 1}", 2, ["strategy.parameters.spil", "It takes: spill"]),
         (
+            "[strategy]\nstep = 0.1",
+            2,
+            ["strategy.step: no such key (in ", "of a strategy stand in [strategy.parameters]"],
+        ),
+        ("[strategy]\npool_window = 9", 2, ["stand in [strategy.parameters]; did you mean 'window'?"]),
+        ("[model]\nl2 = 0.1", 2, ["model.l2: no such key (in ", "parameters of a model stand in [model.parameters]"]),
+        (
             "[model]\nkind = 'gausian_nb'",
             2,
             ["model.kind: expected one of 'logistic_regression', ", "(in streamal.toml); did you mean 'gaussian_nb'?"],
