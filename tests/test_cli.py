@@ -561,10 +561,21 @@ def test_explain_shows_the_records(served: tuple[Path, Settings], requests: list
 
 @pytest.mark.parametrize(
     ("request_id", "part"),
-    [("0-999999", "no label request 0-999999"), ("9-1", "no label request"), ("x", "<partition>")],
+    [
+        ("0-999999", "no label request 0-999999: that instance was not decided on yet, or has not come; "),
+        ("9-1", f"no label request 9-1: there are the partitions 0 to {PARTITIONS - 1}; "),
+        ("x", "<partition>"),
+    ],
 )
 def test_explain_of_what_never_was(served: tuple[Path, Settings], request_id: str, part: str) -> None:
     assert part in call("explain", request_id, "-c", served[0], code=1).stderr
+
+
+def test_explain_says_that_nobody_was_asked(served: tuple[Path, Settings], requests: list[LabelRequest]) -> None:
+    asked = {request.request_id for request in requests}
+    unasked = next(f"0-{offset}" for offset in range(ROWS) if f"0-{offset}" not in asked)
+    said = call("explain", unasked, "-c", served[0], code=1).stderr
+    assert f"no label request {unasked}: nobody was asked about that instance; " in said
 
 
 def test_answers_are_typed_with_one_key_each(

@@ -126,11 +126,12 @@ def explain(request_id: str, as_json: bool, config: Path | None) -> None:
         inspection = inspection_of(settings, log)
         request, outcome = inspection.request(request_id)
         unasked = inspection.unasked(request_id) if request is None else None
+        absence = inspection.absence(request_id) if request is None and unasked is None else ""
     if unasked is not None:
         click.echo(unasked.encode() if as_json else unasked_in_words(unasked))
         return
     if request is None:
-        message = f"no label request {request_id} is kept; `streamal tail label-requests` lists the last ones"
+        message = f"no label request {request_id}: {absence}; `streamal tail label-requests` lists the last ones"
         raise click.ClickException(message)
     if as_json:
         click.echo(request.encode())

@@ -190,6 +190,23 @@ class Inspection:
                 return found
         return None
 
+    def absence(self, request_id: str) -> str:
+        """Say why a request that was not found is not there, as far as the log can tell."""
+        partition, offset = parse_request_id(request_id)
+        if partition >= self._partitions:
+            return f"there are the partitions 0 to {self._partitions - 1}"
+        place = TopicPartition(self._topics.instances, partition)
+        position = self._log.positions(self._group, [place]).get(place)
+        if position is None or offset >= position.offset:
+            return "that instance was not decided on yet, or has not come"
+        first, _ = self._log.bounds(TopicPartition(self._topics.label_requests, partition))
+        if first == 0:
+            return "nobody was asked about that instance"
+        for outcome in self._outcomes(0):
+            if outcome.request_id == request_id:
+                return f"the request is no longer kept; what became of it is: {outcome.kind}"
+        return "nobody was asked about that instance, or the request is no longer kept"
+
     def labels(self) -> list[str]:
         """Return the classes among the outcomes, in the order they first came."""
         found: dict[str, None] = {}

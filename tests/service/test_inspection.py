@@ -102,6 +102,24 @@ def test_a_request_is_found_with_its_outcome(inspection: Inspection, log: Log) -
         inspection.request("41")
 
 
+def test_a_request_that_is_no_longer_kept_may_have_left_its_outcome(
+    inspection: Inspection, log: Log, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered, waiting = requests_of(log)[:2]
+    kept, bounds = settings.topics.label_requests, log.bounds
+
+    def trimmed(place: TopicPartition) -> tuple[int, int]:
+        first, end = bounds(place)
+        return (end, end) if place.topic == kept else (first, end)
+
+    monkeypatch.setattr(log, "bounds", trimmed)
+    assert inspection.request(answered.request_id) == (None, None)
+    assert inspection.absence(answered.request_id) == "the request is no longer kept; what became of it is: learned"
+    assert inspection.absence(waiting.request_id) == (
+        "nobody was asked about that instance, or the request is no longer kept"
+    )
+
+
 @pytest.mark.parametrize(
     ("strategy", "parameters"),
     [("class_conditional", {}), ("pool", {"pool_window": 60}), ("synthesis", {"pool_window": 60, "mode": "synthetic"})],
