@@ -320,6 +320,12 @@ def test_simulate_prints_one_json_line_a_run(table: Path) -> None:
     assert found[0] == lines(call("simulate", table, "--rate", "0.1", *chosen, "--json"))[0]
 
 
+def test_what_is_named_twice_is_simulated_once(table: Path) -> None:
+    chosen = "--strategy random --strategy random --seed 3 --seed 3 --model gaussian_nb --model gaussian_nb".split()
+    [run] = lines(call("simulate", table, *chosen, "--rows", "50", "--no-control", "--json"))
+    assert (run["strategy"], run["seed"], run["model"]) == ("random", 3, "gaussian_nb")
+
+
 def test_simulate_sets_random_with_as_many_labels_beside_a_strategy(table: Path) -> None:
     text = call("simulate", table, "--rate", "0.2").stdout
     assert "Random sampling with exactly as many labels:" in text

@@ -123,6 +123,8 @@ def simulate(
             f"--delay-distribution {delay_distribution} spreads delays whose mean is --delay, which is 0: set it too"
         )
         raise click.UsageError(message)
+    strategies, models = tuple(dict.fromkeys(strategies)), tuple(dict.fromkeys(models))
+    seeds = tuple(dict.fromkeys(seeds))
     base = settings_of(config)
     label = label or base.instance.label or "target"
     base = changed(base, "budget", rate=rate, cold_start_loan=loan)
@@ -191,7 +193,7 @@ def _rows_of(file: Path, settings: Settings, oracle: Oracle, label: str, rows: i
 def _advising(seeds: tuple[int, ...]) -> tuple[int, ...]:
     from streamal.evaluate.advise import SEEDS
 
-    found = tuple(dict.fromkeys(seeds)) or tuple(range(SEEDS))
+    found = seeds or tuple(range(SEEDS))
     if len(found) < 2:
         message = "--advise needs at least two seeds, since one alone cannot tell a difference from noise"
         raise click.UsageError(message)
