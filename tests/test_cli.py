@@ -25,8 +25,9 @@ from served import PARTITIONS, RATE, ROWS, feed, requests_of, serve_stream, sett
 from specimens import stream
 
 from streamal import assemble, errors
-from streamal.cli import main, wording
+from streamal.cli import looking, main, wording
 from streamal.cli.looking import TOPICS
+from streamal.evaluate.agreement import Agreement, Annotator
 from streamal.messages import LabelRequest, decode_outcome
 from streamal.service.producing import produce
 from streamal.settings import Settings, example_toml, load, revised
@@ -886,6 +887,16 @@ def test_tables_are_folded_and_never_cut(tmp_path: Path, capsys: pytest.CaptureF
     assert max(map(len, text.splitlines())) <= WIDTH
     assert "…" not in text
     assert text.splitlines()[-1].split() == figures
+
+
+@pytest.mark.parametrize("name", ["ops[/team]", "[bold]bob", ":fire:"])
+def test_names_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    config = write_config(settings_in(tmp_path), tmp_path)
+    call("topics", "create", "--config", config)
+    call("budget", "set", "rate=0.5", "--by", name, "--config", config)
+    assert name in call("budget", "show", "--config", config).stdout
+    looking._print_annotators(Agreement(1, 2, None, None, None, [Annotator(name, 2, 0, 0, None, 0, None)], ""))
+    assert name in capsys.readouterr().out
 
 
 def test_there_is_no_ledger_to_put_back_where_nothing_was_decided(tmp_path: Path) -> None:

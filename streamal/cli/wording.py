@@ -48,10 +48,10 @@ def table(*columns: str, left: int = 1) -> Table:
 
 
 def show_table(found: Table) -> None:
-    """Print a table, as wide as the terminal or COLUMNS, in a pipe 80."""
+    """Print a table, as wide as the terminal or COLUMNS, in a pipe 80; names in it are no markup."""
     from rich.console import Console
 
-    Console().print(found)
+    Console(markup=False, emoji=False).print(found)
 
 
 def counted(count: int, noun: str) -> str:
