@@ -246,7 +246,7 @@ class Transport(Section):
     """
     slot: int = Field(default=0, ge=0, le=9999)
     """Number of this process within the group, stable over restarts (a pod's ordinal). A second process with the
-    same slot fences the first: give each worker its own.
+    same slot fences the first, which on the embedded log shows only once one of them commits: give each worker its own.
     """
     session_timeout: Duration = Field(default=6.0, ge=1.0, le=300.0)
     """How long a silent worker keeps its partitions. Less: a crash is taken over sooner; more: long pauses do not

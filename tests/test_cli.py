@@ -697,6 +697,8 @@ def test_lines_from_a_script_reach_the_embedded_log(tmp_path: Path) -> None:
     [
         ("instances", "[1]", "expected one JSON object per line, came list"),
         ("instances", "{x", "expected a string key, column 2); nothing was appended"),
+        ("instances", '{"features": {"ö": NaN}}', "NaN and Infinity are no JSON: leave the feature out or send null; "),
+        ("instances", '{"features": {"x": -Infinity}}', "NaN and Infinity are no JSON: leave"),
         ("instances", "amount,country", "column 1); CSV is what `streamal simulate` reads; nothing"),
         ("answers", '{"label": "ok"}', "its request_id is missing or none of ours"),
         ("answers", '{"request_id": "x", "label": "ok"}', "its request_id is missing or none of ours"),

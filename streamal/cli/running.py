@@ -143,7 +143,8 @@ def produce(topic: str, file: BufferedReader, config: Path | None) -> None:
     """Append JSON lines of FILE, or of the standard input, to a topic.
 
     It is how scripts reach the embedded log; with Kafka any producer will do. If a line of FILE is no JSON object,
-    nothing is appended. Of a pipe each line is appended as it comes, and the message says how many were.
+    nothing is appended. Of a pipe each line is appended as it comes; of those that come together with a bad one none
+    is, and the message says how many were before.
     """
     from streamal import assemble
     from streamal.service.producing import produce as append

@@ -1,7 +1,8 @@
 """Putting records into a stream by hand or from a script: for the embedded log, which no Kafka producer reaches.
 
 Instances go round the partitions; an answer goes to the partition of its request, which stands in its request_id. A
-file is looked through before anything of it is appended; a pipe cannot be, and its lines are appended as they come.
+file is looked through before anything of it is appended; a pipe cannot be, and its lines are appended as they come,
+those that come together all or none.
 """
 
 from __future__ import annotations
@@ -95,7 +96,11 @@ def _values(
         try:
             found = orjson.loads(value)
         except orjson.JSONDecodeError as error:
-            hint = "" if value.startswith(b"{") else "; CSV is what `streamal simulate` reads"
+            hint = ""
+            if not value.startswith(b"{"):
+                hint = "; CSV is what `streamal simulate` reads"
+            elif error.doc.startswith(("NaN", "Infinity"), error.pos):
+                hint = "; NaN and Infinity are no JSON: leave the feature out or send null"
             message = (
                 f"line {number}: expected one JSON object per line, came something else ({error.msg}, column "
                 f"{error.colno}){hint}"
