@@ -470,6 +470,8 @@ def test_simulate_explains_what_is_wrong(table: Path, arguments: str, code: int,
     [
         ("a.jsonl", b'{"a": 1, "target": "x"}\n{"a":\n', 2, "a.jsonl"),
         ("a.csv", b"a,target\n", 2, "found none"),
+        ("a.csv", b"a;target\n1;x\n", 2, "there are a;target: the fields must be separated by commas"),
+        ("a.csv", b"a\ttarget\n1,5\tx\n", 2, "target: the fields must be separated by commas"),
         ("a.csv", b"a,target\n1,x\n2,\n", 2, "a.csv, row 2, column 'target'"),
         ("a.csv", b"a,target\n1,\xff\n", 2, "a.csv"),
         ("a.csv.gz", b"a,target\n1,x\n", 2, "a.csv.gz"),

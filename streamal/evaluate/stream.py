@@ -113,8 +113,11 @@ def _row(line: str) -> dict[str, Any]:
 def _labelled(row: Mapping[Any, Any], layout: Layout, task: Task, where: str, *, parse: bool) -> Row:
     given, label = layout.split(row)
     if label is MISSING:
-        there = ", ".join(map(str, row))
-        message = f"{where}: no column '{layout.label}' for the label; there are {there}: name it by --label"
+        names = [str(name) for name in row if name is not None]
+        cure = "name it by --label"
+        if parse and len(names) == 1 and not {";", "\t"}.isdisjoint(names[0]):
+            cure = "the fields must be separated by commas, and here semicolons or tabs seem to separate them"
+        message = f"{where}: no column '{layout.label}' for the label; there are {', '.join(names)}: {cure}"
         raise ConfigError(message)
     if None in row:
         message = f"{where}: more fields than the header names; quote those that hold a comma"
