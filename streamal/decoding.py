@@ -56,8 +56,9 @@ CALLED: Final[Mapping[type, str]] = {
     float: "a float",
     list: "a list",
     dict: "an object",
+    type(None): "nothing",
 }
-"""What a value of JSON that is not null is called."""
+"""What a value of JSON is called."""
 MISSING: Final = object()
 
 

@@ -18,24 +18,16 @@ from typing import IO, Any, Final, NamedTuple
 
 import orjson
 
-from streamal.decoding import MISSING, InstanceFormat, finder
+from streamal.decoding import CALLED, MISSING, InstanceFormat, finder
 from streamal.errors import BadRecord, ConfigError
-from streamal.messages import MAX_NUMBER, Features, Label, Task, Value, canonical_label
+from streamal.messages import MAX_NUMBER, SCALARS, Features, Label, Task, Value, canonical_label
 
 KINDS: Final[Mapping[str, str]] = {"csv": "CSV", "jsonl": "JSON lines"}
 WIRE: Final = InstanceFormat()
-CALLED: Final[Mapping[type, str]] = {
-    str: "text",
-    bool: "a boolean",
-    list: "a list",
-    dict: "an object",
-    type(None): "nothing",
-}
-"""What a value that is no number is called."""
 MOST_CLASSES: Final = 50
 FEW_CLASSES: Final = 10
 """Distinct numbers among the labels from which on they are hardly classes in any file, and up to which in none."""
-SCALARS: Final = frozenset({float, int, str, bool, type(None)})
+NUMBERS: Final = frozenset({float, int})
 
 
 class Row(NamedTuple):
@@ -131,11 +123,11 @@ def _labelled(row: Mapping[Any, Any], layout: Layout, task: Task, where: str, *,
             )
             raise ConfigError(message)
     found = number(label) if parse and task == "regression" else label
-    if task == "regression" and (called := CALLED.get(type(found))):
+    if task == "regression" and type(found) not in NUMBERS:
         cure = (
             "leave such rows out" if found is None else "choose a classifier by --model, or another column by --label"
         )
-        message = f"{where}, column '{layout.label}': expected a number, came {called}; {cure}"
+        message = f"{where}, column '{layout.label}': expected a number, came {CALLED[type(found)]}; {cure}"
         raise ConfigError(message)
     try:
         return Row(features, canonical_label(found, task))
