@@ -678,6 +678,8 @@ def test_a_worker_that_cannot_be_built_is_not_started_again(
     process = started("run")
     _, said = process.communicate(timeout=60)
     assert process.returncode == errors.ModelError.exit_code
+    *_, last = [json.loads(line) for line in said.splitlines()]
+    assert (last["error"], last["code"]) == ("ModelError", errors.ModelError.exit_code)
     assert said.count("cannot be imported") == 1
 
 

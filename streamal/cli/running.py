@@ -95,13 +95,18 @@ def run(config: Path | None, dry_run: bool, no_supervisor: bool, parent: int | N
     logs.configure(settings.log.level, settings.log.format)
     if no_supervisor:
         from streamal import assemble
-        from streamal.service.process import serve
+        from streamal.errors import StreamalError
+        from streamal.service.process import ended_by, serve
 
         if read := file_of(config):
             logger.info("settings read", extra={"config": str(read)})
         else:
             logger.info("no config was found, the defaults hold", extra={"looked_for": str(DEFAULT_CONFIG.absolute())})
-        sys.exit(serve(assemble.build_service(settings, assemble.open_log(settings)), parent))
+        try:
+            service = assemble.build_service(settings, assemble.open_log(settings))
+        except StreamalError as error:
+            sys.exit(ended_by(error))
+        sys.exit(serve(service, parent))
     from streamal.service.supervisor import Supervisor
 
     command = [sys.executable, "-m", "streamal", "run", "--no-supervisor", "--parent", str(os.getpid())]

@@ -60,8 +60,7 @@ def serve(service: Service, parent: int | None = None) -> int:
         _ease_garbage_collection()
         service.worker.run()
     except StreamalError as error:
-        logger.error("ending: %s", error, extra={"error": type(error).__name__, "code": error.exit_code})
-        return error.exit_code
+        return ended_by(error)
     except Exception:
         logger.exception("ending: unexpected error", extra={"code": StreamalError.exit_code})
         return StreamalError.exit_code
@@ -71,6 +70,12 @@ def serve(service: Service, parent: int | None = None) -> int:
             service.server.stop()
     logger.info("stopped")
     return 0
+
+
+def ended_by(error: StreamalError) -> int:
+    """Log why the process ends; returns the exit code."""
+    logger.error("ending: %s", error, extra={"error": type(error).__name__, "code": error.exit_code})
+    return error.exit_code
 
 
 def _ease_garbage_collection() -> None:
