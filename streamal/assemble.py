@@ -194,6 +194,7 @@ def budgets_of(settings: Settings, partitions: int, *, paused: bool = False) -> 
         expiry=budget.expiry or None,
         refund_expired=budget.refund_expired,
         paused=paused,
+        spare=1,
     )
     return whole.deal(partitions, burst=budget.burst)
 

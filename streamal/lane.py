@@ -118,7 +118,10 @@ class SamplingPlan:
 
     def as_json(self) -> dict[str, Any]:
         """Return the plan as a JSON object, for the audit."""
-        return {name: value for name, value in asdict(self).items() if name not in OFF or value != OFF[name]}
+        found = {name: value for name, value in asdict(self).items() if name not in OFF or value != OFF[name]}
+        if not self.budget.spare:
+            del found["budget"]["spare"]
+        return found
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> SamplingPlan:

@@ -167,6 +167,13 @@ def test_without_a_token_nothing_would_have_been_selected() -> None:
     assert 0 < sum(audited) < len(audited) / 2
 
 
+def test_a_plan_that_spares_nothing_is_told_as_it_was_before_there_was_any_sparing() -> None:
+    without, sparing = plan(), plan(spare=1)
+    assert "spare" not in without.as_json()["budget"]
+    assert sparing.as_json()["budget"]["spare"] == 1
+    assert [SamplingPlan.from_json(one.as_json()) for one in (without, sparing)] == [without, sparing]
+
+
 def test_the_queue_may_fill_up_and_empties_again() -> None:
     lane = new_lane(plan(max_pending=7, loan=0))
     instances = stream(900)

@@ -270,7 +270,7 @@ def as_many(plan: SamplingPlan, labels: int, rows: int) -> Iterator[SamplingPlan
     rate = 0.0
     while rate < 1.0:
         rate = min(1.0, AMPLE * max(rate, (labels + 1) / rows))
-        budget = replace(plan.budget, rate=rate, loan=min(plan.budget.loan, labels), limits=(only,))
+        budget = replace(plan.budget, rate=rate, loan=min(plan.budget.loan, labels), limits=(only,), spare=0)
         yield replace(plan, budget=budget, strategy="random", parameters={})
 
 

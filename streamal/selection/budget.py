@@ -15,8 +15,8 @@ loan tokens begin at -1 and exploration begins once B*n reaches 1, which gives t
 
 **Further permits**: requests per period, cost per period, and requests waiting for an answer. Periods are fixed
 stretches of the log's own timestamps, which may only go forward, so a clock that jumps back cannot open a period
-twice. Where one of these binds, tokens pile up and the strategy wants all it sees; so the last place of the queue, and
-of each period, is exploration's, which would find none otherwise.
+twice. Where one of these binds, tokens pile up and the strategy wants all it sees; so the plan may spare the last
+places of the queue and of each period for exploration, which would find none otherwise.
 """
 
 from __future__ import annotations
@@ -52,7 +52,10 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class BudgetPlan:
-    """What one partition may spend; `expiry` in seconds, None for never. While `paused` nothing is asked at all."""
+    """What one partition may spend; `expiry` in seconds, None for never. While `paused` nothing is asked at all.
+
+    The last `spare` places of the queue and of each period are exploration's, unless nothing else was asked.
+    """
 
     rate: float
     loan: int = 20
@@ -62,6 +65,7 @@ class BudgetPlan:
     expiry: float | None = None
     refund_expired: bool = False
     paused: bool = False
+    spare: int = 0
 
     def deal(self, partitions: int, *, burst: float | None = None) -> list[BudgetPlan]:
         """Share the whole stream's absolute numbers out to its partitions; `burst` None keeps this plan's for each.
@@ -104,6 +108,7 @@ class BudgetPlan:
                 expiry=self.expiry,
                 refund_expired=self.refund_expired,
                 paused=self.paused,
+                spare=self.spare,
             )
             for p in range(partitions)
         ]
@@ -199,18 +204,19 @@ class Budget:
     def refusal(self, cost: float, pending: int, *, free: bool, explored: bool = False) -> Permit | None:
         """Say which permit a request lacks, or None when it may be made; `free` ones need no token.
 
-        All but those of exploration leave room for one more like them, where something was asked already.
+        What is not `explored` leaves room for spare ones that cost as much.
         """
+        spare = 0 if explored else self._plan.spare
         if self._plan.paused:
             return "paused"
         if not free and self.tokens < 1.0:
             return "rate"
-        if pending + (not explored and pending > 0) >= self._plan.max_pending:
+        if pending + (spare if pending else 0) >= self._plan.max_pending:
             return "queue_full"
         for (period, used), limit in zip(self.used, self._plan.limits, strict=True):
             spent = used if period == int(self.clock // limit.per) else 0.0
             amount = 1.0 if limit.kind == "count" else cost
-            if spent + (amount if explored or not spent else 2.0 * amount) > limit.most:
+            if spent + amount * (1 + spare if spent else 1) > limit.most:
                 return "limit_count" if limit.kind == "count" else "limit_cost"
         return None
 

@@ -467,9 +467,9 @@ def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
 @pytest.mark.parametrize(
     ("budget", "oracle"),
     [
-        (BudgetPlan(0.1, max_pending=10), Oracle(delay=300)),
-        (BudgetPlan(0.1, max_pending=30), Oracle(delay=900, distribution="exponential")),
-        (BudgetPlan(0.1, limits=(Limit("count", 10, 200.0),)), Oracle()),
+        (BudgetPlan(0.1, max_pending=10, spare=1), Oracle(delay=300)),
+        (BudgetPlan(0.1, max_pending=30, spare=1), Oracle(delay=900, distribution="exponential")),
+        (BudgetPlan(0.1, limits=(Limit("count", 10, 200.0),), spare=1), Oracle()),
     ],
 )
 def test_the_interval_holds_the_truth_where_the_strategy_seldom_gets_what_it_wants(

@@ -90,7 +90,7 @@ def test_no_period_exceeds_its_limits_even_when_the_clock_jumps_back(
     count: int, cost: float, per: float, times: list[float]
 ) -> None:
     limits = (Limit("count", count, per), Limit("cost", cost, per))
-    budget = Budget(BudgetPlan(rate=1.0, loan=0, limits=limits))
+    budget = Budget(BudgetPlan(rate=1.0, loan=0, limits=limits, spare=1))
     spent: dict[int, list[float]] = {}
     for number, time in enumerate(times):
         budget.accrue(0.0, time)
@@ -105,7 +105,7 @@ def test_no_period_exceeds_its_limits_even_when_the_clock_jumps_back(
 
 
 def test_the_queue_is_bounded_and_its_last_place_is_for_exploration() -> None:
-    budget = Budget(BudgetPlan(rate=1.0, max_pending=3))
+    budget = Budget(BudgetPlan(rate=1.0, max_pending=3, spare=1))
     budget.accrue(0.0, 0.0)
     assert budget.refusal(1.0, 1, free=False) is None
     assert budget.refusal(1.0, 2, free=False) == budget.refusal(1.0, 2, free=True) == "queue_full"
@@ -114,7 +114,7 @@ def test_the_queue_is_bounded_and_its_last_place_is_for_exploration() -> None:
 
 
 def test_a_queue_of_one_is_for_whoever_comes_first() -> None:
-    budget = Budget(BudgetPlan(rate=1.0, max_pending=1))
+    budget = Budget(BudgetPlan(rate=1.0, max_pending=1, spare=1))
     budget.accrue(0.0, 0.0)
     assert budget.refusal(1.0, 0, free=False) is None
     assert budget.refusal(1.0, 1, free=True, explored=True) == "queue_full"
@@ -123,7 +123,7 @@ def test_a_queue_of_one_is_for_whoever_comes_first() -> None:
 @pytest.mark.parametrize(("kind", "cost"), [("count", 7.0), ("cost", 1.0)])
 @pytest.mark.parametrize("most", [1, 2, 5])
 def test_the_last_place_of_a_period_is_for_exploration(kind: Literal["count", "cost"], cost: float, most: int) -> None:
-    budget = Budget(BudgetPlan(rate=1.0, limits=(Limit(kind, most, 100.0),)))
+    budget = Budget(BudgetPlan(rate=1.0, limits=(Limit(kind, most, 100.0),), spare=1))
     for number in range(max(1, most - 1)):
         budget.accrue(0.0, number)
         assert budget.refusal(cost, 0, free=False) is None

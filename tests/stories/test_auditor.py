@@ -16,7 +16,7 @@ from story import Place, Stage, electricity, until
 from streamal import assemble
 from streamal.service.ledgers import decode_metadata, encode_metadata
 from streamal.service.verify import Report, verify
-from streamal.transport.log import Append, TopicPartition
+from streamal.transport.log import Append, Record, TopicPartition
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,12 @@ def drop(stage: Stage, topic: str) -> None:
     execute(stage, sql, record.offset)
 
 
+def first_learned(stage: Stage) -> Record:
+    """Return the first outcome of partition 0 that was learned."""
+    found = (record for record in stage.tape(stage.topics.outcomes).records() if b'"learned"' in (record.value or b""))
+    return next(record for record in found if orjson.loads(record.value or b"")["partition"] == 0)
+
+
 def lose_an_instance(stage: Stage) -> None:
     drop(stage, stage.topics.decisions)
 
@@ -89,17 +95,17 @@ def overspend(stage: Stage) -> None:
 
 
 def resolve_twice(stage: Stage) -> None:
-    record = next(r for r in stage.tape(stage.topics.outcomes).records() if b'"learned"' in (r.value or b""))
+    record = first_learned(stage)
     stage.append([Append(stage.topics.outcomes, 0, record.value)])
 
 
 def lose_an_answer(stage: Stage) -> None:
-    record = next(r for r in stage.tape(stage.topics.outcomes).records() if b'"learned"' in (r.value or b""))
+    record = first_learned(stage)
     execute(stage, "DELETE FROM record WHERE topic = {outcomes} AND offset = ?", record.offset)
 
 
 def relabel(stage: Stage) -> None:
-    record = next(r for r in stage.tape(stage.topics.outcomes).records() if b'"learned"' in (r.value or b""))
+    record = first_learned(stage)
     found = orjson.loads(record.value or b"")
     value = orjson.dumps(found | {"label": {"up": "down", "down": "up"}[found["label"]]})
     execute(stage, "UPDATE record SET value = ? WHERE topic = {outcomes} AND offset = ?", value, record.offset)
