@@ -135,7 +135,7 @@ class InstanceDecoder:
 
     def __init__(self, form: InstanceFormat) -> None:
         self._form = form
-        self._taken = frozenset(path.split(".")[0] for path in _named(form).values())
+        self._taken = outermost(form.id, form.features, form.display, form.label)
         self._find_id, self._find_features, self._find_display, self._find_label = (
             finder(path) for path in (form.id, form.features, form.display, form.label)
         )
@@ -233,9 +233,13 @@ class InstanceDecoder:
         return float(found)
 
 
-def _named(form: InstanceFormat) -> dict[str, str]:
-    paths = {"id": form.id, "features": form.features, "display": form.display, "label": form.label}
-    return {name: path for name, path in paths.items() if path}
+def outermost(*paths: str) -> frozenset[str]:
+    """Return the keys at which dotted paths begin, those that are no path left out.
+
+    >>> sorted(outermost("tx.id", "tx.text", "values", ""))
+    ['tx', 'values']
+    """
+    return frozenset(path.split(".")[0] for path in paths if path)
 
 
 def finder(path: str) -> Callable[[Any], Any] | None:

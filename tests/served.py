@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,9 +14,9 @@ from specimens import stream, truth
 
 from streamal import assemble
 from streamal.messages import SCHEMA_HEADERS, LabelRequest
-from streamal.service.process import Service
 from streamal.settings import Settings, load, revised, show_toml
 from streamal.transport.log import Append, Log, TopicPartition
+from streamal.web.status import StatusBoard
 
 ROWS: Final = 400
 PARTITIONS: Final = 2
@@ -84,19 +85,13 @@ def serve_stream(folder: Path) -> Settings:
     feed(log)
     writer = log.writer("annotator")
     writer.append([Append("instances", 0, b'{"features": ')])
-    service = assemble.build_service(settings, log)
-    board = service.reporter.board
-    worker = threading.Thread(target=service.worker.run, name="worker")
-    worker.start()
-    try:
+    with working(settings, log) as board:
         until(lambda: board.read().seen == ROWS, "all instances decided")
         until(lambda: len(requests_of(log)) == board.read().asked, "all requests committed")
         answered = requests_of(log)[::2]
         writer.append([_answer(request) for request in answered] + [Append("answers", 1, b"[]")])
         until(lambda: board.read().answered == len(answered), "all answers matched")
         until(lambda: board.read().learned == len(answered), "all answers learned")
-    finally:
-        stop(service, worker)
     return settings
 
 
@@ -105,8 +100,15 @@ def _answer(request: LabelRequest) -> Append:
     return Append("answers", request.partition, orjson.dumps(value))
 
 
-def stop(service: Service, worker: threading.Thread) -> None:
-    """Stop a worker and wait for its end."""
-    service.worker.stop()
-    worker.join(WITHIN)
-    assert not worker.is_alive()
+@contextmanager
+def working(settings: Settings, log: Log) -> Iterator[StatusBoard]:
+    """Let a worker run meanwhile, and wait for its end; yields where its status is read."""
+    service = assemble.build_service(settings, log)
+    worker = threading.Thread(target=service.worker.run, name="worker")
+    worker.start()
+    try:
+        yield service.reporter.board
+    finally:
+        service.worker.stop()
+        worker.join(WITHIN)
+        assert not worker.is_alive()

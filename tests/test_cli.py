@@ -21,7 +21,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
-from served import PARTITIONS, RATE, ROWS, feed, requests_of, serve_stream, settings_in, stop, until, write_config
+from served import PARTITIONS, RATE, ROWS, feed, requests_of, serve_stream, settings_in, until, working, write_config
 from specimens import stream
 
 from streamal import assemble, errors
@@ -927,13 +927,8 @@ def test_status_says_why_nothing_more_is_asked(
     config = write_config(settings, tmp_path)
     log = assemble.open_log(settings)
     feed(log, 200)
-    service = assemble.build_service(settings, log)
-    worker = threading.Thread(target=service.worker.run, name="worker")
-    worker.start()
-    try:
-        until(lambda: service.reporter.board.read().seen == 200, "all decided")
-    finally:
-        stop(service, worker)
+    with working(settings, log) as board:
+        until(lambda: board.read().seen == 200, "all decided")
     shown = call("status", "-c", config).stdout.replace("\n", " ")
     assert ("Nothing more is chosen on 2 of 2 partitions" in shown) == bool(held)
     assert said in shown
@@ -946,11 +941,7 @@ def test_several_annotators_are_asked_by_name_and_compared(tmp_path: Path) -> No
     config = write_config(settings, tmp_path)
     log = assemble.open_log(settings)
     feed(log, 60)
-    service = assemble.build_service(settings, log)
-    worker = threading.Thread(target=service.worker.run, name="worker")
-    worker.start()
-    board = service.reporter.board
-    try:
+    with working(settings, log) as board:
         until(lambda: board.read().pending >= 4 and board.read().seen == 60, "all decided")
         assert "--annotator NAME" in call("answer", "-c", config, code=2, input="q").stderr
         assert "No request has had several answers" in call("annotators", "-c", config).stdout
@@ -961,8 +952,6 @@ def test_several_annotators_are_asked_by_name_and_compared(tmp_path: Path) -> No
         )
         assert "4 answers given" in call("answer", "--annotator", "bob", "-c", config, input="1211q").stdout
         until(lambda: board.read().answered == 4, "the requests ended")
-    finally:
-        stop(service, worker)
     [found] = lines(call("annotators", "--json", "-c", config))
     assert (found["requests"], found["answers"]) == (4, 8)
     assert [(one["name"], one["answers"], one["agreed"]) for one in found["annotators"]] == [

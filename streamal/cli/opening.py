@@ -85,7 +85,7 @@ def inspection_of(settings: Settings, log: Log) -> Inspection:
     from streamal import assemble
     from streamal.service.inspection import Inspection
 
-    return Inspection(log, assemble.topics_of(settings), settings.transport.group, settings.budget.rate)
+    return Inspection(log, assemble.topics_of(settings), settings.transport.group)
 
 
 def changes_in_force(settings: Settings, log: Log) -> dict[str, Change]:

@@ -18,7 +18,7 @@ from typing import IO, Any, Final, NamedTuple
 
 import orjson
 
-from streamal.decoding import CALLED, MISSING, InstanceFormat, finder
+from streamal.decoding import CALLED, MISSING, InstanceFormat, finder, outermost
 from streamal.errors import BadRecord, ConfigError
 from streamal.messages import MAX_NUMBER, SCALARS, Features, Label, Task, Value, canonical_label
 
@@ -78,7 +78,7 @@ class Layout:
     def __init__(self, label: str, form: InstanceFormat) -> None:
         self.label = label
         self._find_label, self._find_features = finder(label), finder(form.features)
-        self._beside = frozenset(path.split(".")[0] for path in (label, form.id, form.display))
+        self._beside = outermost(label, form.id, form.display)
 
     def split(self, row: Mapping[Any, Any]) -> tuple[Mapping[Any, Any], Any]:
         """Return features and label, which may stand among them; `MISSING` where there is none."""

@@ -56,7 +56,7 @@ NO_BREAK: Final = "\N{NO-BREAK SPACE}"
 class Standing:
     """Where a partition stands: what was seen, asked and allowed, what waits, and how many records lie ahead.
 
-    `held` names the permit other than the rate that the strategy's requests lack, if the plan is known.
+    `held` names the permit other than the rate that the strategy's requests lack.
     """
 
     partition: int
@@ -65,34 +65,33 @@ class Standing:
     allowed: float
     pending: int
     lag: int
-    held: Permit | None = None
+    held: Permit | None
 
 
 class Inspection:
     """Reads one stream; `group` is the group of its workers."""
 
-    def __init__(self, log: Log, topics: Topics, group: str, rate: float) -> None:
+    def __init__(self, log: Log, topics: Topics, group: str) -> None:
         self._log = log
         self._topics = topics
         self._group = group
-        self._rate = rate
         self._reader = log.reader()
         self._partitions = log.partitions(topics.instances)
 
-    def standings(self, plans: Sequence[BudgetPlan] = (), price: float = 0.0) -> list[Standing]:
-        """Return where each partition stands, by the plans in force if these are given; `price` is that of a label."""
+    def standings(self, plans: Sequence[BudgetPlan], price: float = 0.0) -> list[Standing]:
+        """Return where each partition stands, by the plans in force; `price` is that of a label."""
         waiting = self.waiting()
         found = []
         for p in range(self._partitions):
             place = TopicPartition(self._topics.instances, p)
             first, end = self._log.bounds(place)
             ledger, _, position = self._left(p)
-            budget = Budget(plans[p] if plans else BudgetPlan(self._rate))
+            budget = Budget(plans[p])
             if ledger:
                 budget.restore(ledger["budget"])
             pending = sum(request.partition == p for request in waiting)
             lag = max(0, end - (first if position is None else position))
-            held = budget.refusal(price, pending, free=True) if plans else None
+            held = budget.refusal(price, pending, free=True)
             found.append(Standing(p, budget.seen, budget.asked, budget.allowed, pending, lag, held))
         return found
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from served import PARTITIONS, settings_in, stop, until
+from served import PARTITIONS, settings_in, until, working
 from specimens import stream, truth
 
 from streamal import assemble
@@ -45,15 +44,9 @@ def feed(log: Log, first: int, end: int) -> None:
 
 def serve(settings: Settings, log: Log, seen: int) -> Status:
     """Let a worker decide on all instances and learn what it asked for; returns its last status."""
-    service = assemble.build_service(settings, log)
-    board = service.reporter.board
-    worker = threading.Thread(target=service.worker.run, name="worker")
-    worker.start()
-    try:
+    with working(settings, log) as board:
         until(lambda: board.read().seen == seen, "all instances decided")
         until(lambda: (now := board.read()).model_version == now.asked > 0, "all that was asked for is folded")
-    finally:
-        stop(service, worker)
     return board.read()
 
 

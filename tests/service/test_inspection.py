@@ -50,7 +50,7 @@ def log(settings: Settings) -> Iterator[Log]:
 
 @pytest.fixture
 def inspection(log: Log, settings: Settings) -> Inspection:
-    return Inspection(log, assemble.topics_of(settings), settings.transport.group, settings.budget.rate)
+    return Inspection(log, assemble.topics_of(settings), settings.transport.group)
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def outcome_of(request: LabelRequest, kind: str = "label") -> Outcome:
     return event.outcome
 
 
-def test_standings_add_up(inspection: Inspection, log: Log) -> None:
+def test_standings_add_up(inspection: Inspection, log: Log, settings: Settings) -> None:
     requests = requests_of(log)
-    standings = inspection.standings()
+    standings = inspection.standings(assemble.budgets_of(settings, PARTITIONS))
     assert [standing.partition for standing in standings] == list(range(PARTITIONS))
     for standing in standings:
         assert standing.asked == sum(request.partition == standing.partition for request in requests)
@@ -148,7 +148,7 @@ def test_the_estimates_from_the_log_are_those_of_its_workers(
                     workers.observe(resolved)
                     appends.append(Append("outcomes", 0, resolved.outcome.encode()))
     log.writer("worker").append(appends)
-    found, expected = Inspection(log, Topics(), "streamal", 0.2).estimates(), workers.estimate()
+    found, expected = Inspection(log, Topics(), "streamal").estimates(), workers.estimate()
     assert found.instances == pytest.approx(expected.instances, abs=30)
     assert (found.audit_labels, found.response) == (expected.audit_labels, expected.response)
     assert found.naive == pytest.approx(expected.naive)
@@ -178,7 +178,7 @@ def test_who_has_answered_is_not_asked_again_and_the_others_are(tmp_path: Path) 
     assert isinstance(resolved, RequestResolved)
     written = [Append("outcomes", 0, record.encode()) for record in (vote.vote, early.vote, resolved.outcome)]
     log.writer("worker").append([*(Append("label-requests", 0, r.encode()) for r in requests), *written])
-    inspection = Inspection(log, Topics(), "streamal", 0.2)
+    inspection = Inspection(log, Topics(), "streamal")
     ada, bob = inspection.endings("ada"), inspection.endings("bob")
     assert ada() == bob() == []
     log.writer("worker").append([Append("outcomes", 0, found.encode()) for found in (vote.vote, resolved.outcome)])
@@ -248,7 +248,7 @@ def test_looking_changes_nothing(inspection: Inspection, log: Log, settings: Set
     topics = assemble.topics_of(settings).used()
     places = [TopicPartition(topic, p) for topic in topics for p in range(log.partitions(topic))]
     before = [log.bounds(place) for place in places], log.positions("streamal", places)
-    inspection.standings()
+    inspection.standings(assemble.budgets_of(settings, PARTITIONS))
     inspection.waiting()
     list(tail(log, "outcomes", 5, follow=False))
     assert ([log.bounds(place) for place in places], log.positions("streamal", places)) == before
@@ -258,8 +258,8 @@ def test_before_a_worker_came_all_is_ahead(tmp_path: Path) -> None:
     log = EmbeddedLog(tmp_path / "fresh.db")
     log.create_topics({"instances": 1, "label-requests": 1, "outcomes": 1})
     log.writer("feeder").append([Append("instances", 0, b"{}")] * 3)
-    fresh = Inspection(log, Topics(), "streamal", 0.1)
-    [standing] = fresh.standings()
+    fresh = Inspection(log, Topics(), "streamal")
+    [standing] = fresh.standings([BudgetPlan(0.1)])
     assert (standing.seen, standing.asked, standing.allowed, standing.pending, standing.lag) == (0, 0, 0.0, 0, 3)
     assert fresh.waiting() == []
     assert fresh.estimates() == Estimates()

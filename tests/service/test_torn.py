@@ -131,8 +131,7 @@ class Solo:
 
     def waiting(self) -> set[bytes]:
         """Return the keys of the requests that wait, as somebody outside sees them."""
-        topics, budget = assemble.topics_of(self.settings), self.settings.budget
-        found = Inspection(self.log, topics, self.settings.transport.group, budget.rate).waiting()
+        found = Inspection(self.log, assemble.topics_of(self.settings), self.settings.transport.group).waiting()
         return {request.request_id.encode() for request in found}
 
     def verify(self) -> PartitionReport:
